@@ -1,0 +1,123 @@
+"""What the scheduler asks of a runner and what it answers: one step of the engine, as plain integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from models.plan import Bucket, Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How one sequence's tokens are chosen; the neutral value of each filter switches it off."""
+
+    seed: int = 0
+    """uint64; the noise is a hash of (seed, choice, position, token)."""
+    choice: int = 0
+    do_sample: bool = False
+    """False: greedy, and temperature and filters are not applied (penalties are)."""
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    typical_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    min_new_tokens: int = 0
+    """The model's end-of-sequence ids cannot be chosen at positions below this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One sequence's part in a step."""
+
+    slot: int
+    """Its row in slot-indexed state (penalty counts), 0 <= slot < plan.limits.slots; set by `Runner.open`."""
+    ids: Sequence[int]
+    """The tokens to run: a chunk of the prompt, or the one token sampled last."""
+    start: int
+    """The cache position of ids[0]: the K/V of positions [0, start) are in the blocks already."""
+    blocks: Sequence[int]
+    """Its block table, covering at least start + len(ids) positions; block 0 is scratch and never in it."""
+    sample: bool
+    """Whether the token after ids[-1] is wanted (not for a chunk before the prompt's last)."""
+    position: int
+    """The index of that token in the sequence's output, from 0: what the noise and min_new_tokens go by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One launch: its bucket and the rows that fill it, len(rows) <= bucket.batch."""
+
+    bucket: Bucket
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The token chosen for one row."""
+
+    id: int
+    logprob: float
+    """Of that token under the model's own distribution (after penalties, before temperature and filters)."""
+
+
+class Pending(Protocol):
+    """A step that was launched and may still be running."""
+
+    def read(self) -> list[Sampled]:
+        """Wait; one entry per row with `sample`, in the order of the step's rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What a loaded model says of itself."""
+
+    model_id: str
+    revision: str
+    folder: Path
+    """Where config, weights and tokenizer files lie (Hugging Face format)."""
+    device: str
+    dtype: str
+    vocab_size: int
+    eos_ids: tuple[int, ...]
+    max_position: int
+    """Most tokens of prompt and output together that the model was built for."""
+    parameters: int = 0
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, done, total) while loading and warming up."""
+
+
+class Runner(Protocol):
+    """A loaded model. All calls come from one thread."""
+
+    info: ModelInfo
+    plan: Plan
+
+    def warm_up(self, progress: Progress) -> None:
+        """Build and execute every bucket of the plan, largest first; then seal it."""
+
+    def open(
+        self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling
+    ) -> None:
+        """Give `slot` to a sequence: its sampling, and what penalties count (prompt and output so far)."""
+
+    def launch(self, step: Step) -> Pending:
+        """Start one step. A bucket outside the plan is a KeyError, never a compilation."""
+
+    @property
+    def compilations(self) -> int:
+        """Programs built since warm-up: 0, or the plan was left."""
+
+    def seconds(self, bucket: Bucket) -> float:
+        """How long that bucket took in warm-up; the watchdog's measure."""
+
+    def close(self) -> None:
+        """Free the device."""

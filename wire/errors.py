@@ -1,0 +1,47 @@
+"""Errors that cross rooms. The message is for the person who reads it: what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class SagradaError(Exception):
+    """Anything that Sagrada raises on purpose."""
+
+
+class ValidationError(SagradaError):
+    """A request that cannot be served as it stands; the message names the parameter and its limit."""
+
+
+class NewerWireVersion(SagradaError):
+    """A message written by a newer version of Sagrada: leave it for a newer process."""
+
+
+class IdempotencyConflict(SagradaError):
+    """The Idempotency-Key was used before with another body."""
+
+
+class JobNotFound(SagradaError):
+    """No such job: the id is wrong, or its result has expired."""
+
+
+class JobFailed(SagradaError):
+    """The job ended `failed`; the message says why."""
+
+
+class JobExpired(SagradaError):
+    """The job's deadline (`ttl`) passed before it was finished."""
+
+
+class ModelNotFound(SagradaError):
+    """No worker serves a model of that name."""
+
+
+class ModelUnavailable(SagradaError):
+    """The model is known but not served now: its worker is loading, or failed to load."""
+
+
+class QueueFull(SagradaError):
+    """The waiting room is full; try again later."""
+
+
+class LeaseLost(SagradaError):
+    """This boot's lease is gone: its messages belong to somebody else now."""

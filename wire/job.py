@@ -1,0 +1,108 @@
+"""The job: what is to be generated, as a frozen value. What is in flight lives in the worker's Sequence."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Literal
+
+import msgspec
+
+State = Literal["queued", "in_progress", "completed", "failed", "cancelled", "expired"]
+FinishReason = Literal["length", "eos_token", "stop_sequence"]
+
+TERMINAL: frozenset[State] = frozenset({"completed", "failed", "cancelled", "expired"})
+MIN_PRIORITY, MAX_PRIORITY, DEFAULT_PRIORITY = 0, 9, 5
+DEFAULT_TTL = 24 * 3600.0
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are chosen and when to stop. Every field is resolved: no None, no server default left open."""
+
+    max_new_tokens: int
+    """Most tokens to generate, > 0."""
+    seed: int
+    """Drawn at submission when the client gave none; uint64. The choice of a token depends on it alone, given logits."""
+    do_sample: bool = False
+    """False: greedy; the temperature and the filters below are then not applied."""
+    temperature: float = 1.0
+    """> 0; divides the logits."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0: all."""
+    top_p: float = 1.0
+    """Keep the smallest set whose probability reaches this, (0, 1]; 1: all."""
+    typical_p: float = 1.0
+    """Keep the locally typical set of this mass, (0, 1]; 1: all."""
+    min_p: float = 0.0
+    """Drop tokens less likely than this share of the likeliest, [0, 1)."""
+    repetition_penalty: float = 1.0
+    """> 0; divides positive and multiplies negative logits of tokens in prompt or output."""
+    frequency_penalty: float = 0.0
+    """Subtracted once per occurrence in the output, [-2, 2]."""
+    presence_penalty: float = 0.0
+    """Subtracted once for tokens in the output, [-2, 2]."""
+    stop: tuple[str, ...] = ()
+    """Generation ends when the text contains one of these."""
+    include_stop: bool = True
+    """Whether the stop string that ended the text stays in it (TGI: yes; OpenAI: no)."""
+    ignore_eos: bool = False
+    """Go on after an end-of-sequence token, as in vLLM."""
+    min_new_tokens: int = 0
+    """End-of-sequence tokens cannot be chosen before this many tokens."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation, as accepted. Written once into its record, never changed."""
+
+    id: str
+    """Unguessable; also the Celery task id."""
+    model: str
+    """The served model's name, as in the registry."""
+    params: SamplingParams
+    ids: tuple[int, ...] | None = None
+    """The prompt's token ids, truncated and special tokens added; None: the worker tokenises `inputs`."""
+    inputs: str | None = None
+    """The prompt's text; only where `ids` is None."""
+    truncate: int | None = None
+    """Keep the last n prompt tokens; only where `ids` is None."""
+    priority: int = DEFAULT_PRIORITY
+    """0 the most urgent … 9."""
+    ttl: float = DEFAULT_TTL
+    """Seconds from submission to the deadline."""
+    tenant: str = ""
+    """Who asked: scopes idempotency keys and fairness."""
+    gateway: str = ""
+    """The gateway process whose connection the job is bound to; empty: it outlives every connection."""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of one job, counted once, when it ends."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+    @classmethod
+    def of(cls, prompt: int, completion: int) -> Usage:
+        """The usage of `prompt` tokens read and `completion` tokens generated."""
+        return cls(
+            prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
+        )
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What a completed job produced; stored in its record and as the Celery result."""
+
+    text: str
+    finish_reason: FinishReason
+    seed: int
+    usage: Usage
+
+
+def new_job_id() -> str:
+    """128 random bits, in hex."""
+    return secrets.token_hex(16)
+
+
+def new_seed() -> int:
+    """A uint64 seed for a job whose client gave none; 53 bits, so that JSON clients can read it back."""
+    return secrets.randbits(53)

@@ -1,0 +1,87 @@
+"""Every name in Redis, in one table.
+
+| name                      | type    | written by          | holds                                     | expires                       |
+|---------------------------|---------|---------------------|-------------------------------------------|-------------------------------|
+| sagrada:{<id>}:job        | hash    | ledger              | the job's record (wire/ledger.py)         | RESULT_TTL after it ended     |
+| sagrada:{<id>}:log        | stream  | ledger              | its events, `<attempt>-<n>` → one map     | with the record               |
+| sagrada:{<id>}:tokens     | channel | ledger              | the same maps, live                       | –                             |
+| sagrada:q:<queue>         | zset    | transport           | task id → score (submit ms + priority …)  | never; empty when idle        |
+| sagrada:q:<queue>:msgs    | hash    | transport           | task id → message                         | with its zset                 |
+| sagrada:q:<queue>:bell    | stream  | transport           | one entry, rung by put and restore        | never; one entry              |
+| sagrada:live              | zset    | worker's boot       | boot → end of its lease, Redis ms         | entries leave when reaped     |
+| sagrada:dead              | zset    | reaper              | boot → time of death; leaves when its     | entries leave when emptied    |
+|                           |         |                     | unacked hash is empty                     |                               |
+| sagrada:unacked:<boot>    | hash    | transport           | delivery tag → message that boot owns     | empties as messages are acked |
+| sagrada:boot:<boot>       | channel | ledger's callers    | job ids to look at again (cancelled)      | –                             |
+| sagrada:workers           | zset    | registry            | boot → end of its entry, Redis ms         | entries leave with the entry  |
+| sagrada:worker:<boot>     | hash    | registry            | one msgpack map: wire/registry.py         | with the lease                |
+| sagrada:blob:<sha256>     | string  | registry            | a model's tokenizer files                 | refreshed while served        |
+| sagrada:secret            | string  | the first gateway   | key of the idempotency HMAC               | never                         |
+| celery-task-meta-<id>     | string  | Celery              | the task's result, JSON                   | RESULT_TTL                    |
+"""
+
+from __future__ import annotations
+
+import re
+
+PREFIX = "sagrada:"
+QUEUE_PREFIX = "sagrada."
+"""Celery queues whose name starts so are ours: sorted sets, popped in batches. All others stay kombu's lists."""
+
+TASK_NAME = "sagrada.generate"
+LIVE = PREFIX + "live"
+DEAD = PREFIX + "dead"
+UNACKED_PREFIX = PREFIX + "unacked:"
+WORKERS = PREFIX + "workers"
+SECRET = PREFIX + "secret"
+
+
+def job_key(job_id: str) -> str:
+    """The job's record."""
+    return f"{PREFIX}{{{job_id}}}:job"
+
+
+def log_key(job_id: str) -> str:
+    """The job's log, the truth about its tokens."""
+    return f"{PREFIX}{{{job_id}}}:log"
+
+
+def channel(job_id: str) -> str:
+    """The job's pub/sub channel, the live copy of its log."""
+    return f"{PREFIX}{{{job_id}}}:tokens"
+
+
+def queue_keys(queue: str) -> tuple[str, str, str]:
+    """The queue's sorted set, its messages and its doorbell."""
+    base = f"{PREFIX}q:{queue}"
+    return base, base + ":msgs", base + ":bell"
+
+
+def unacked_key(boot: str) -> str:
+    """The messages that a boot has taken and not acked."""
+    return UNACKED_PREFIX + boot
+
+
+def boot_channel(boot: str) -> str:
+    """Where a boot hears which of its jobs to look at again."""
+    return f"{PREFIX}boot:{boot}"
+
+
+def worker_key(boot: str) -> str:
+    """A boot's registry entry."""
+    return f"{PREFIX}worker:{boot}"
+
+
+def blob_key(digest: str) -> str:
+    """A content-addressed blob; `digest` is SHA-256 in hex."""
+    return f"{PREFIX}blob:{digest}"
+
+
+def result_key(job_id: str) -> str:
+    """Where Celery keeps the task's result."""
+    return f"celery-task-meta-{job_id}"
+
+
+def queue_of(model: str) -> str:
+    """The Celery queue of a served model: its name in letters that every tool can show."""
+    return QUEUE_PREFIX + re.sub(r"[^A-Za-z0-9_.-]+", "-", model.strip("/")).strip("-").lower()
