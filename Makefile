@@ -1,0 +1,79 @@
+# One command each. `make up` needs Python 3.11 or newer, git and make: no Docker, no root, no Redis.
+#
+# Passed on to the fleet by the environment: MODEL_ID DEVICE DTYPE WORKERS NUM_SHARD QUANTIZE REDIS_URL PORT,
+# as in `make up MODEL_ID=./my-model PORT=9000`.
+
+# Where torch comes from. If it cannot be reached, pip's own configuration decides.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH       ?= torch==2.13.0
+VENV        ?= .venv
+# The first Python that is new enough.
+PYTHON      ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.14,\
+  $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+
+export MODEL_ID DEVICE DTYPE WORKERS NUM_SHARD QUANTIZE REDIS_URL PORT
+# Unset is not the same as empty.
+$(foreach v,MODEL_ID DEVICE DTYPE WORKERS NUM_SHARD QUANTIZE REDIS_URL PORT,$(if $($(v)),,$(eval unexport $(v))))
+
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+RUN := $(VENV)/bin/python -m
+
+.PHONY: help install up test test-all lint format bench clean
+.DEFAULT_GOAL := help
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.dev ## Everything that developing and testing needs, in .venv
+
+up: $(VENV)/.app ## Serve: embedded Redis, a worker, the gateway; Ctrl-C drains
+	@exec $(VENV)/bin/sagrada up
+
+test: $(VENV)/.dev ## Everything that needs no card, within 12 minutes on 2 cores
+	$(RUN) pytest tests
+
+test-all: $(VENV)/.dev ## The full matrix
+	$(RUN) pytest tests -m ""
+
+lint: $(VENV)/.dev ## ruff and mypy --strict
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format: $(VENV)/.dev ## Put the code into its one form
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+bench: $(VENV)/.dev ## What we claim, measured beside peers; prints hardware and versions
+	$(RUN) bench.queue
+	$(RUN) bench.engine
+	$(RUN) bench.fleet
+
+clean: ## Remove .venv and caches; data under ~/.local/share/sagrada stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+
+# Each stamp stands for one step that need not be done again until what it depends on has changed.
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "Sagrada needs Python 3.11 or newer, and none was found on PATH. \
+	Install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "This Python cannot make a virtual environment; \
+	on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	@touch $@
+
+# torch first: what follows is satisfied by the build chosen here and does not replace it.
+$(VENV)/.torch: $(VENV)/.made
+	@if $(PYTHON) -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/torch/", timeout=5)' \
+	  '$(TORCH_INDEX)' 2>/dev/null; then \
+	  echo "torch from $(TORCH_INDEX)"; $(PIP) install --index-url '$(TORCH_INDEX)' '$(TORCH)'; \
+	else \
+	  echo "$(TORCH_INDEX) cannot be reached: torch by pip's own configuration"; $(PIP) install '$(TORCH)'; \
+	fi
+	@touch $@
+
+$(VENV)/.app: pyproject.toml $(VENV)/.torch
+	$(PIP) install -e '.[worker,cpu,embedded]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.app
+	$(PIP) install -e '.[worker,cpu,embedded,dev]'
+	@touch $@
