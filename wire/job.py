@@ -64,6 +64,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The prompt's text; only where `ids` is None."""
     truncate: int | None = None
     """Keep the last n prompt tokens; only where `ids` is None."""
+    open_ended: bool = False
+    """No max_new_tokens was given: the worker may lower it to what fits; only where `ids` is None."""
     priority: int = DEFAULT_PRIORITY
     """0 the most urgent … 9."""
     ttl: float = DEFAULT_TTL

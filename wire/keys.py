@@ -5,6 +5,8 @@
 | sagrada:{<id>}:job        | hash    | ledger              | the job's record (wire/ledger.py)         | RESULT_TTL after it ended     |
 | sagrada:{<id>}:log        | stream  | ledger              | its events, `<attempt>-<n>` → one map     | with the record               |
 | sagrada:{<id>}:tokens     | channel | ledger              | the same maps, live                       | –                             |
+| sagrada:{<id>}:gone       | string  | ledger              | a deleted job's last attempt, so that a   | RESULT_TTL                    |
+|                           |         |                     | late message does not run it again        |                               |
 | sagrada:q:<queue>         | zset    | transport           | task id → score (submit ms + priority …)  | never; empty when idle        |
 | sagrada:q:<queue>:msgs    | hash    | transport           | task id → message                         | with its zset                 |
 | sagrada:q:<queue>:bell    | stream  | transport           | one entry, rung by put and restore        | never; one entry              |
@@ -44,6 +46,11 @@ def job_key(job_id: str) -> str:
 def log_key(job_id: str) -> str:
     """The job's log, the truth about its tokens."""
     return f"{PREFIX}{{{job_id}}}:log"
+
+
+def gone_key(job_id: str) -> str:
+    """What is left of a deleted job: the number of its last attempt."""
+    return f"{PREFIX}{{{job_id}}}:gone"
 
 
 def channel(job_id: str) -> str:

@@ -1,0 +1,223 @@
+"""Text as readers see it: whole characters, stop strings, ends, and the same again after a replay."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import pairwise
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+from wire.detokenizer import Detokenizer
+from wire.job import SamplingParams
+from wire.stop import StopMatcher
+from wire.text import TextStream
+from wire.tokenizer import Tokenizer, TokenizerError
+
+TEXT = "Hello  world, naïve café! 日本語 text, 👩‍👩‍👧 family; <b>tags</b>\n\tUser: ok Ünïcödé 한국어."
+EOS = 2
+
+
+def _files(backend: tokenizers.Tokenizer, **config: object) -> dict[str, bytes]:
+    return {"tokenizer.json": backend.to_str().encode(), "tokenizer_config.json": json.dumps(config).encode()}
+
+
+def _byte_level() -> Tokenizer:
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(["Hello world, text tags User ok family"] * 20, trainer)
+    return Tokenizer.from_files(_files(backend, bos_token="<s>", eos_token={"content": "</s>"}))
+
+
+def _byte_fallback() -> Tokenizer:
+    words = ["▁", "▁Hello", "▁world", "▁text", "User", ":", ",", "a", "b", "c", "e", "f", "l", "o", "ï", "!"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words]
+    backend = tokenizers.Tokenizer(
+        models.BPE(
+            vocab={t: i for i, t in enumerate(tokens)},
+            merges=[],
+            unk_token="<unk>",
+            byte_fallback=True,
+            fuse_unk=True,
+        )
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.post_processor = processors.TemplateProcessing(single=["<s>", "$A"], special_tokens=[("<s>", 1)])
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return Tokenizer.from_files(_files(backend))
+
+
+TOKENIZERS = {"byte level": _byte_level(), "byte fallback": _byte_fallback()}
+each_tokenizer = pytest.mark.parametrize("name", TOKENIZERS)
+
+
+@each_tokenizer
+def test_pieces_join_to_the_whole_text_wherever_the_prompt_was_cut(name: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode(TEXT)
+    for cut in range(len(ids) + 1):
+        detokenizer = Detokenizer(tokenizer, ids[:cut])
+        pieces = [detokenizer.push(id) for id in ids[cut:]] + [detokenizer.flush()]
+        assert not any("\ufffd" in piece for piece in pieces)
+        prompts = (tokenizer.decode(ids[: max(0, cut - inside)]) for inside in range(4))
+        prompt = next(text for text in prompts if not text.endswith("\ufffd"))
+        assert prompt + "".join(pieces) == tokenizer.decode(ids)
+
+
+def test_invalid_bytes_are_released_and_lose_no_later_text() -> None:
+    tokenizer = TOKENIZERS["byte level"]
+    rng = random.Random(7)
+    for _ in range(200):
+        ids = [rng.randrange(3, tokenizer.vocab_size) for _ in range(40)]
+        detokenizer = Detokenizer(tokenizer)
+        text = "".join([detokenizer.push(id) for id in ids]) + detokenizer.flush()
+        assert text.replace("\ufffd", "") == tokenizer.decode(ids).replace("\ufffd", "")
+
+
+def test_an_endless_run_of_broken_bytes_is_not_held_for_ever() -> None:
+    tokenizer = TOKENIZERS["byte fallback"]
+    detokenizer = Detokenizer(tokenizer)
+    broken = 3 + 0xC3
+    assert any(detokenizer.push(broken) for _ in range(20))
+
+
+def test_special_tokens_have_no_text_and_break_no_character() -> None:
+    tokenizer = TOKENIZERS["byte level"]
+    first, *rest = tokenizer.encode("é")
+    detokenizer = Detokenizer(tokenizer)
+    assert "".join(detokenizer.push(id) for id in (first, EOS, *rest)) == "é"
+    assert tokenizer.token_text(EOS) == "</s>"
+    assert tokenizer.is_special(EOS)
+
+
+def test_unknown_ids_have_no_text() -> None:
+    assert Detokenizer(TOKENIZERS["byte level"]).push(10**6) == ""
+
+
+@given(
+    text=st.text("ab<|>", max_size=30),
+    stops=st.lists(st.text("ab<|>", min_size=1, max_size=4), max_size=4),
+    include=st.booleans(),
+    cuts=st.lists(st.integers(0, 30), max_size=12),
+)
+@settings(max_examples=400, deadline=None)
+def test_stop_strings_are_found_however_the_text_is_cut(
+    text: str, stops: list[str], include: bool, cuts: list[int]
+) -> None:
+    edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    matcher, shown, stopped = StopMatcher(stops, include), "", False
+    for start, end in pairwise(edges):
+        released, stopped = matcher.feed(text[start:end])
+        shown += released
+        if stopped:
+            break
+    shown += matcher.flush()
+    ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
+    assert stopped == bool(ends)
+    end, start = min(ends, default=(len(text), len(text)))
+    assert shown == text[: end if include else start]
+
+
+def test_only_what_may_become_a_stop_string_is_held_back() -> None:
+    matcher = StopMatcher(["User:"], include=False)
+    assert matcher.feed("hi Us") == ("hi ", False)
+    assert matcher.feed("e") == ("", False)
+    assert matcher.feed("d car") == ("Used car", False)
+    assert StopMatcher(["User:"], include=True).feed("hi Us") == ("hi Us", False)
+
+
+def _stream(**params: object) -> TextStream:
+    known = SamplingParams(**{"max_new_tokens": 100, "seed": 0, **params})  # type: ignore[arg-type]
+    return TextStream(TOKENIZERS["byte level"], [], known, {EOS})
+
+
+def _ids(text: str) -> list[int]:
+    return TOKENIZERS["byte level"].encode(text)
+
+
+def test_ends_by_length_before_end_of_sequence_before_stop_string() -> None:
+    assert _stream(max_new_tokens=1).push(EOS).finish == "length"
+    assert _stream(max_new_tokens=1, stop=("a",)).push(_ids("a")[0]).finish == "length"
+    assert _stream().push(EOS) == ("", True, "eos_token")
+    assert _stream(stop=("a",)).push(_ids("a")[0]) == ("a", False, "stop_sequence")
+    assert _stream(ignore_eos=True).push(EOS) == ("", True, None)
+
+
+def test_what_was_held_is_released_at_the_end() -> None:
+    stream = _stream(stop=("<end>",), include_stop=False)
+    for id in [*_ids("bye <en"), EOS]:
+        last = stream.push(id)
+    assert (stream.text, last.finish) == ("bye <en", "eos_token")
+    half = _stream(max_new_tokens=1)
+    assert half.push(_ids("é")[0]).text == "\ufffd"
+
+
+@pytest.mark.parametrize("include", [True, False])
+def test_a_replay_continues_as_if_nothing_had_happened(include: bool) -> None:
+    ids = _ids(TEXT + " <end> and more")
+    whole = _stream(stop=("<end>",), include_stop=include)
+    pieces = []
+    for id in ids:
+        pieces.append(whole.push(id))
+        if whole.finish:
+            break
+    for cut in range(len(pieces)):
+        resumed = _stream(stop=("<end>",), include_stop=include)
+        assert resumed.replay(ids[:cut]) is None
+        assert [resumed.push(id) for id in ids[cut : len(pieces)]] == pieces[cut:]
+        assert resumed.text == whole.text
+    again = _stream(stop=("<end>",), include_stop=include)
+    assert again.replay(ids) == "stop_sequence"
+    assert again.text == whole.text
+
+
+def test_begin_tokens_are_added_as_the_model_expects() -> None:
+    tokenizer = TOKENIZERS["byte fallback"]
+    assert tokenizer.encode("Hello")[0] == 1
+    assert 1 not in tokenizer.encode("Hello", add_special_tokens=False)
+    backend = tokenizers.Tokenizer.from_str(_byte_level()._backend.to_str())
+    names = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "LlamaTokenizer"}
+    both = Tokenizer.from_files(_files(backend, add_eos_token=True, **names))
+    assert both.encode("Hello")[0] == 1
+    assert both.encode("Hello")[-1] == EOS
+    neither = Tokenizer.from_files(_files(backend, add_bos_token=False, **names))
+    assert neither.encode("Hello")[0] != 1
+
+
+def test_tokens_known_to_the_configuration_alone_are_added() -> None:
+    backend = tokenizers.Tokenizer.from_str(_byte_level()._backend.to_str())
+    id = backend.get_vocab_size()
+    entry = {
+        "content": "<|turn|>",
+        "special": True,
+        "lstrip": False,
+        "rstrip": False,
+        "single_word": False,
+        "normalized": False,
+    }
+    tokenizer = Tokenizer.from_files(_files(backend, added_tokens_decoder={str(id): entry}))
+    assert tokenizer.encode("a<|turn|>")[-1] == id
+    assert tokenizer.is_special(id)
+
+
+def test_broken_files_are_refused_with_a_sentence(tmp_path: object) -> None:
+    with pytest.raises(TokenizerError, match="holds no tokenizer"):
+        Tokenizer.from_folder(str(tmp_path))
+    with pytest.raises(TokenizerError, match="cannot be read"):
+        Tokenizer.from_files({"tokenizer.json": b"{}"})
+    with pytest.raises(TokenizerError, match="lack"):
+        Tokenizer.from_files({})

@@ -1,0 +1,317 @@
+"""The ledger's Redis commands as values, and what their replies mean: for pipelines that the caller sends.
+
+Every command may be sent again after a lost reply, but for `append_command`: there Redis cannot tell a
+repetition from a late write, so after any connection error the owner sends `reappend_command` before it appends
+more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple, TypeAlias, cast
+
+from redis.exceptions import RedisError, ResponseError
+
+from wire.codec import WIRE_VERSION, decode_event, decode_job, encode_event, encode_job, encode_result
+from wire.errors import NewerWireVersion
+from wire.events import STATE_OF, Event, Failed, Terminal, Token
+from wire.job import Job, Result
+from wire.keys import channel, gone_key, job_key, log_key
+from wire.record import FIELDS, Record, parse_record
+from wire.resp import Arg, Command
+from wire.scripts import load
+
+FIELD = "e"
+"""The one field of a log entry."""
+MAX_STALLS = 3
+"""Attempts without a new token after which a job is poison."""
+
+_FIELDS_LUA = "local FIELDS = {" + ",".join(f"'{name}'" for name in FIELDS) + "}\n"
+_STALE = "equal or smaller than the target stream top item"
+
+
+class Outcome(StrEnum):
+    """What became of a write to a log."""
+
+    OK = "ok"
+    FENCED = "fenced"
+    """A newer attempt has begun or the job has ended: drop the sequence, write nothing more."""
+    GONE = "gone"
+    """There is no such job or log (any more). After a reconnect: reappend before believing it."""
+    LOST = "lost"
+    """The log lacks entries that were accepted before: reappend from its count."""
+
+
+class Entry(NamedTuple):
+    """An event as log and channel hold it."""
+
+    seq: int
+    data: bytes
+
+
+class Written(NamedTuple):
+    """The answer to finish and reappend."""
+
+    outcome: Outcome
+    logged: int
+    """Events in the log now; those with seq >= logged are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The job is this boot's, under this attempt."""
+
+    job: Job
+    attempt: int
+    deadline: int
+    """Redis time in ms."""
+    claim: str
+    tokens: tuple[Token, ...]
+    """What earlier attempts delivered: to be replayed, not repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poisoned:
+    """As Claimed, but several attempts in a row added nothing: finish it as failed."""
+
+    job: Job
+    attempt: int
+    claim: str
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyTerminal:
+    """The job has ended, maybe in this very claim (its deadline passed): store the result, ack."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """There is no record, and the message carried no job, or the job was deleted: drop the message."""
+
+
+ClaimReply: TypeAlias = Claimed | Poisoned | AlreadyTerminal | Gone
+
+
+class Stopped(NamedTuple):
+    """The answer to cancel, expire and refuse."""
+
+    changed: bool
+    """Whether this call ended the job; a repeated call says False."""
+    boot: str
+    """Whose channel to tell; empty: nobody runs it, remove its message from record.queue."""
+    record: Record
+
+
+class Script(NamedTuple):
+    """A script and its SHA-1, ready for EVALSHA."""
+
+    text: str
+    sha: str
+
+    def command(self, keys: Sequence[str], *args: Arg) -> Command:
+        """The EVALSHA of this script."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *args)
+
+
+def _script(name: str) -> Script:
+    text = _FIELDS_LUA + load("ledger_common", f"ledger_{name}")
+    return Script(text, hashlib.sha1(text.encode()).hexdigest())
+
+
+_NAMES = ("submit", "claim", "reappend", "finish", "stop", "release", "count", "delete")
+_SCRIPTS = {name: _script(name) for name in _NAMES}
+
+LOAD: tuple[Command, ...] = tuple(("SCRIPT", "LOAD", script.text) for script in _SCRIPTS.values())
+"""Send these on every new connection; a NoScriptError later means: reconnect."""
+
+
+def _keys(job_id: str) -> tuple[str, str, str, str]:
+    return job_key(job_id), log_key(job_id), channel(job_id), gone_key(job_id)
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def entry(event: Event) -> Entry:
+    """The event, encoded once for log and channel."""
+    return Entry(event.seq, encode_event(event))
+
+
+def submit_command(job: Job, queue: str, digest: str = "") -> Command:
+    """Write the job's record unless there is one. Reply: parse_submit."""
+    tokens = len(job.ids) if job.ids is not None else 0
+    body = encode_job(job)
+    return _SCRIPTS["submit"].command(
+        _keys(job.id), WIRE_VERSION, body, job.model, digest, queue, _ms(job.ttl), tokens
+    )
+
+
+def claim_command(
+    job_id: str,
+    boot: str,
+    claim: str,
+    *,
+    result_ttl: float,
+    body: Job | None = None,
+    queue: str = "",
+    max_stalls: int = MAX_STALLS,
+) -> Command:
+    """Begin the next attempt. `claim` is drawn once per delivery and kept over retries. Reply: parse_claim.
+
+    `body` is the job of a message that carries one: its record is made if there is none.
+    """
+    args: list[Arg] = [boot, claim, max_stalls, _ms(result_ttl), WIRE_VERSION]
+    if body is not None:
+        args += [encode_job(body), body.model, queue, _ms(body.ttl), len(body.ids or ())]
+    return _SCRIPTS["claim"].command(_keys(job_id), *args)
+
+
+def append_command(job_id: str, attempt: int, entry: Entry) -> Command:
+    """Add one token to the log. Publish it only if the reply (parse_append) is OK."""
+    return ("XADD", log_key(job_id), "NOMKSTREAM", f"{attempt}-{entry.seq + 1}", FIELD, entry.data)
+
+
+def publish_command(job_id: str, entry: Entry) -> Command:
+    """The live copy of an entry that the log has accepted. The reply is of no interest."""
+    return ("PUBLISH", channel(job_id), entry.data)
+
+
+def reappend_command(
+    job_id: str, attempt: int, boot: str, claim: str, last: Sequence[Entry] = (), total: int = 0
+) -> Command:
+    """After a reconnect: restore the claim and what the log lacks of `last`, the owner's last tokens.
+
+    Reply: parse_written. LOST says that the log lacks earlier ones too, or of `total` tokens some: send again, from
+    the reply's `logged`. Without a `total`, compare `logged` with what you have before you append more.
+    """
+    pairs = [arg for entry in last for arg in (entry.seq + 1, entry.data)]
+    total = max([total, *(entry.seq + 1 for entry in last[-1:])])
+    return _SCRIPTS["reappend"].command(_keys(job_id), attempt, boot, claim, total, *pairs)
+
+
+def finish_command(
+    job_id: str,
+    attempt: int,
+    tail: Sequence[Entry],
+    end: Terminal,
+    result: Result | None,
+    *,
+    result_ttl: float,
+) -> Command:
+    """Log and publish the tokens not yet appended and the end, and close the record. Reply: parse_written."""
+    failed = end if isinstance(end, Failed) else None
+    pairs = [arg for item in (*tail, entry(end)) for arg in (item.seq + 1, item.data)]
+    return _SCRIPTS["finish"].command(
+        _keys(job_id),
+        attempt,
+        _ms(result_ttl),
+        STATE_OF[type(end)],
+        encode_result(result) if result else b"",
+        failed.error if failed else "",
+        failed.error_type if failed else "",
+        end.usage.prompt_tokens,
+        end.usage.completion_tokens,
+        *pairs,
+    )
+
+
+def cancel_command(job_id: str, *, result_ttl: float) -> Command:
+    """End the job as cancelled, whoever runs it. Reply: parse_stopped."""
+    return _SCRIPTS["stop"].command(_keys(job_id), "cancelled", _ms(result_ttl), "", "", WIRE_VERSION)
+
+
+def expire_command(job_id: str, *, result_ttl: float) -> Command:
+    """End the job as expired if its deadline has passed. Reply: parse_stopped."""
+    return _SCRIPTS["stop"].command(_keys(job_id), "expired", _ms(result_ttl), "", "", WIRE_VERSION)
+
+
+def refuse_command(
+    job_id: str, error: str, error_type: str, *, queue: str, model: str, result_ttl: float
+) -> Command:
+    """End as failed a job whose message could not be read; makes the record. Reply: parse_stopped."""
+    return _SCRIPTS["stop"].command(
+        _keys(job_id), "failed", _ms(result_ttl), error or "unknown", error_type, WIRE_VERSION, queue, model
+    )
+
+
+def release_command(job_id: str, attempt: int) -> Command:
+    """Hand a running job over (drain): the next claim blames nobody. Reply: 1 if it was ours."""
+    return _SCRIPTS["release"].command(_keys(job_id), attempt)
+
+
+def count_command(job_id: str, prompt_tokens: int) -> Command:
+    """Note how many tokens the prompt has, where the worker tokenised it."""
+    return _SCRIPTS["count"].command(_keys(job_id), prompt_tokens)
+
+
+def delete_command(job_id: str, *, result_ttl: float) -> Command:
+    """Remove a finished job's record and log. Reply: b"deleted", b"live" or b"missing"."""
+    return _SCRIPTS["delete"].command(_keys(job_id), _ms(result_ttl))
+
+
+def record_command(job_id: str) -> Command:
+    """Read the record. Reply: wire.record.parse_record."""
+    return ("HMGET", job_key(job_id), *FIELDS)
+
+
+def parse_submit(reply: Any) -> tuple[bool, Record]:
+    """(created, record); raises what Redis raised."""
+    _raise(reply)
+    return bool(reply[0]), cast(Record, parse_record(reply[1]))
+
+
+def parse_claim(reply: Any, claim: str) -> ClaimReply:
+    """What the claim found; NewerWireVersion if the record is a newer Sagrada's."""
+    _raise(reply)
+    match reply[0]:
+        case b"gone":
+            return Gone()
+        case b"newer":
+            raise NewerWireVersion(
+                f"the job is written in wire version {reply[1]}, this process reads up to {WIRE_VERSION}: "
+                "leave it for a newer worker"
+            )
+        case b"terminal":
+            return AlreadyTerminal(cast(Record, parse_record(reply[1])))
+    verdict, attempt, deadline, body, events = reply
+    job = decode_job(body)
+    tokens = tuple(event for event in map(decode_event, events) if isinstance(event, Token))
+    if verdict == b"poisoned":
+        return Poisoned(job, attempt, claim, tokens)
+    return Claimed(job, attempt, deadline, claim, tokens)
+
+
+def parse_append(reply: Any) -> Outcome:
+    """OK, FENCED or GONE; raises any other error."""
+    if reply is None:
+        return Outcome.GONE
+    if isinstance(reply, ResponseError) and _STALE in str(reply):
+        return Outcome.FENCED
+    _raise(reply)
+    return Outcome.OK
+
+
+def parse_written(reply: Any) -> Written:
+    """The outcome of finish or reappend."""
+    _raise(reply)
+    return Written(Outcome(reply[0].decode()), reply[1])
+
+
+def parse_stopped(reply: Any) -> Stopped | None:
+    """What cancel, expire or refuse found; None: no such job."""
+    _raise(reply)
+    if reply is None:
+        return None
+    return Stopped(bool(reply[0]), reply[1].decode(), cast(Record, parse_record(reply[2])))
+
+
+def _raise(reply: Any) -> None:
+    if isinstance(reply, RedisError):
+        raise reply

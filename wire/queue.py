@@ -1,0 +1,218 @@
+"""The queue in Redis: every script, its argument order, and what it answers. See wire/keys.py for the names.
+
+A message is queued in a sorted set (score = submit time by Redis + priority x ageing + lag, in ms), or unacked in
+the hash of the boot that took it. Each script moves it in one step, so it is always in exactly one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redis.exceptions import NoScriptError
+
+from wire.job import DEFAULT_PRIORITY, MAX_PRIORITY, MIN_PRIORITY
+from wire.keys import queue_keys, unacked_key
+from wire.scripts import load
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+AGEING_MS = 10_000
+"""Waiting time that one priority step is worth: nothing of priority 9 is overtaken by what came 90 s later."""
+STOCK_SEPARATOR = "\x06\x16"
+"""What kombu's Redis transport puts between a queue's name and its priority step."""
+LONGEST_NAME = 255
+
+
+class Script:
+    """A script, run by its hash; its text is sent only to a Redis that does not know it yet."""
+
+    def __init__(self, *names: str) -> None:
+        self.text = load("queue_lib", *names)
+        self.sha = sha1(self.text.encode()).hexdigest()
+
+    def __call__(self, redis: Redis, *args: Any) -> Any:
+        """The script's answer; raises redis.RedisError."""
+        try:
+            return redis.evalsha(self.sha, 0, *args)
+        except NoScriptError:
+            return redis.eval(self.text, 0, *args)
+
+
+POP = Script("queue_absorb_lib", "queue_pop")
+_ABSORB = Script("queue_absorb_lib", "queue_absorb")
+_PUT, _REMOVE = Script("queue_put"), Script("queue_remove")
+_ACK, _RESTORE, _REFUSE, _RECLAIM = (
+    Script("queue_" + name) for name in ("ack", "restore", "refuse", "reclaim")
+)
+_REGISTER, _RENEW, _REAP = (Script("queue_" + name) for name in ("register", "renew", "reap"))
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message in a worker's hands: whose it is in Redis, and what it asks for."""
+
+    boot: str
+    """The boot whose unacked hash holds it."""
+    queue: str
+    task: str
+    """The task id, which is the job id."""
+    tag: str
+    """The delivery tag: the same after every redelivery of this message, another for another message."""
+    turn: str = ""
+    """Tells two messages of one task apart that are both meant (a retry); equal for a message sent twice."""
+
+
+class Record(NamedTuple):
+    """An unacked message as the pop script answers it."""
+
+    queue: str
+    task: str
+    redeliveries: int
+    tag: str
+    body: str
+    """kombu's message, JSON."""
+
+    @classmethod
+    def parse(cls, record: bytes) -> Record:
+        """The parts of a record; ValueError if it is none."""
+        _, queue, task, redeliveries, tag, body = record.decode().split("\n", 5)
+        return cls(queue, task, int(redeliveries), tag, body)
+
+
+class Popped(NamedTuple):
+    """What a pop brought."""
+
+    unacked: int
+    """Messages in the boot's hash after the pop."""
+    refused: int
+    """Bad messages that plain producers had sent: they are on the queue's `:bad` list now."""
+    owned: list[bytes]
+    """Only after a resync: every record in the boot's hash."""
+    taken: list[bytes]
+    """The records taken now, most urgent first."""
+    bells: list[bytes]
+    """Only where nothing was taken: for each queue the id of its last ring."""
+
+
+def pop_args(boot: str, most: int, resync: bool, queues: Sequence[str]) -> list[str | int]:
+    """POP's arguments: take up to `most` messages, or with `resync` none but hear what the boot owns."""
+    return [boot, most, int(resync), AGEING_MS, DEFAULT_PRIORITY, *queues]
+
+
+def _is_name(text: object) -> bool:
+    return isinstance(text, str) and 0 < len(text) <= LONGEST_NAME and "\n" not in text
+
+
+def stock_lists(queue: str) -> list[str]:
+    """kombu's own lists of a queue, where a producer that does not know us puts its messages."""
+    return [queue, *(f"{queue}{STOCK_SEPARATOR}{step}" for step in range(1, MAX_PRIORITY + 1))]
+
+
+class TaskQueue:
+    """One queue, as producers and onlookers see it."""
+
+    def __init__(self, redis: Redis, name: str) -> None:
+        if not _is_name(name):
+            raise ValueError(f"a queue name has 1 to {LONGEST_NAME} characters and no newline: {name!r}")
+        self.redis, self.name = redis, name
+        self._zset, self._msgs, _ = queue_keys(name)
+
+    def put(
+        self, task: str, tag: str, body: str, *, priority: int = DEFAULT_PRIORITY, lag_ms: float = 0
+    ) -> bool:
+        """Queue a message (kombu's JSON); False, and nothing changes, if its task is queued already."""
+        if not (_is_name(task) and _is_name(tag)):
+            raise ValueError(f"a task id has 1 to {LONGEST_NAME} characters and no newline")
+        urgency = max(MIN_PRIORITY, min(MAX_PRIORITY, priority))
+        offset = urgency * AGEING_MS + max(0.0, lag_ms)
+        return bool(_PUT(self.redis, self.name, task, tag, offset, body))
+
+    def position(self, task: str) -> int | None:
+        """1 for the task that is taken next; None if it is not queued (any more), or not absorbed yet."""
+        rank: Any = self.redis.zrank(self._zset, task)
+        return None if rank is None else int(rank) + 1
+
+    def size(self) -> int:
+        """Messages that wait, those on kombu's own lists included."""
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.zcard(self._zset)
+        for key in stock_lists(self.name):
+            pipe.llen(key)
+        return sum(pipe.execute())
+
+    def peek(self, most: int = 10) -> list[str]:
+        """The ids of the tasks that are taken next."""
+        ids: Any = self.redis.zrange(self._zset, 0, most - 1)
+        return [task.decode() if isinstance(task, bytes) else task for task in ids]
+
+    def remove(self, task: str) -> bool:
+        """Take a waiting task out; False if it was not queued."""
+        return bool(_REMOVE(self.redis, self.name, task))
+
+    def purge(self) -> int:
+        """Drop everything that waits; how many there were."""
+        pipe = self.redis.pipeline(transaction=True)
+        pipe.zcard(self._zset)
+        for key in stock_lists(self.name):
+            pipe.llen(key)
+        pipe.delete(self._zset, self._msgs, *stock_lists(self.name))
+        return sum(pipe.execute()[:-1])
+
+    def absorb(self, most: int = 200) -> tuple[int, int]:
+        """Move in what plain producers sent: (taken off kombu's lists, refused of those)."""
+        moved, refused = _ABSORB(self.redis, self.name, most, AGEING_MS, DEFAULT_PRIORITY)
+        return int(moved), int(refused)
+
+
+class Boots:
+    """The owners' side: leases, and the moves between queues and unacked hashes. Raises RedisError."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+
+    def register(self, boot: str, lease: float, past: Iterable[str] = ()) -> int:
+        """Give `boot` a lease of so many seconds and declare `past` ids of this process dead; Redis ms."""
+        return int(_REGISTER(self.redis, boot, int(lease * 1000), *past))
+
+    def leave(self, *past: str) -> None:
+        """Declare this process's ids dead: what they hold is there for the reaper."""
+        _REGISTER(self.redis, "", 0, *past)
+
+    def renew(self, boot: str, lease: float) -> int | None:
+        """Redis ms; None if the lease is lost: the boot's messages are somebody else's now."""
+        return int(_RENEW(self.redis, boot, int(lease * 1000))) or None
+
+    def reap(self, *, declare: bool, most: int = 200) -> tuple[list[str], int, int]:
+        """(boots declared dead for want of a lease, messages put back, boots still to be emptied)."""
+        declared, restored, dead = _REAP(self.redis, most, int(declare))
+        return [boot.decode() if isinstance(boot, bytes) else boot for boot in declared], restored, dead
+
+    def ack(self, deliveries: Iterable[Delivery]) -> int:
+        """Forget messages, also where a reaper has queued them again; how many there were."""
+        return int(_ACK(self.redis, *(x for d in deliveries for x in (d.boot, d.queue, d.task, d.tag))))
+
+    def restore(self, deliveries: Iterable[Delivery]) -> int:
+        """Put messages back into their queues with their old scores; how many there were."""
+        return int(_RESTORE(self.redis, *(x for d in deliveries for x in (d.boot, d.tag))))
+
+    def refuse(self, deliveries: Iterable[Delivery]) -> int:
+        """Move messages that cannot be delivered to their queues' `:bad` lists; how many there were."""
+        return int(_REFUSE(self.redis, *(x for d in deliveries for x in (d.boot, d.queue, d.tag))))
+
+    def reclaim(self, boot: str, deliveries: Sequence[Delivery]) -> list[bool] | None:
+        """Take messages over for `boot` from earlier boots or out of the queue; None if it has no lease.
+
+        False for a message that is in neither: another worker has it.
+        """
+        args = (x for d in deliveries for x in (d.boot, d.queue, d.task, d.tag))
+        won = _RECLAIM(self.redis, boot, *args)
+        return None if won is None else [bool(how) for how in won]
+
+    def unacked(self, boot: str) -> int:
+        """Messages in the boot's hash."""
+        size: Any = self.redis.hlen(unacked_key(boot))
+        return int(size)

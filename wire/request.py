@@ -1,0 +1,317 @@
+"""TGI's request body, with TGI's checks in TGI's order and words: the same code before the queue and behind it.
+
+Where TGI and this page differ, on purpose: a generation is not cut into legs of 1,024 tokens, so `max_new_tokens` is
+taken as it stands and refused if it does not fit; without it, as with TGI, at most 1,024 tokens are generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from wire.errors import ValidationError
+from wire.job import (
+    DEFAULT_PRIORITY,
+    DEFAULT_TTL,
+    MAX_PRIORITY,
+    MIN_PRIORITY,
+    Job,
+    SamplingParams,
+    new_seed,
+)
+
+Encode: TypeAlias = Callable[[str], Sequence[int]]
+"""From text to token ids, special tokens added."""
+
+DEFAULT_NEW_TOKENS = 1024
+"""Most tokens of a request that names no `max_new_tokens`."""
+MAX_TTL = 7 * 24 * 3600.0
+MAX_STOP_CHARS = 1024
+BYTES_PER_TOKEN = 32
+"""A text longer than this many bytes for each token allowed is refused unread: no tokenizer is that good."""
+_F32_MAX = 3.4028234663852886e38
+
+UInt = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+
+
+class MalformedRequest(ValidationError):
+    """The body is not JSON at all."""
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True):
+    """TGI's `parameters`, then vLLM's that have no counterpart there. Unknown ones are ignored, as TGI does."""
+
+    best_of: UInt | None = None
+    temperature: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    top_k: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+    top_p: float | None = None
+    typical_p: float | None = None
+    do_sample: bool = False
+    max_new_tokens: UInt | None = None
+    return_full_text: bool | None = None
+    stop: list[str] = []
+    truncate: UInt | None = None
+    watermark: bool = False
+    details: bool = False
+    decoder_input_details: bool = False
+    seed: Annotated[int, Meta(ge=0)] | None = None
+    top_n_tokens: UInt | None = None
+    grammar: Any = None
+    adapter_id: str | None = None
+    ignore_eos: bool = False
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    min_new_tokens: UInt | None = None
+
+    @property
+    def sampling(self) -> bool:
+        """TGI's rule: sample if asked to, or if anything was given that only sampling uses."""
+        given = (self.temperature, self.top_k, self.top_p, self.typical_p)
+        return self.do_sample or any(value is not None for value in given)
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """TGI's body and the job's own fields."""
+
+    inputs: str
+    parameters: Parameters | UnsetType = UNSET
+    model: str | None = None
+    priority: int = DEFAULT_PRIORITY
+    ttl: float = DEFAULT_TTL
+    """Seconds from submission to the deadline."""
+    stream: bool = False
+    """Which answer is wanted; of no concern here."""
+
+    @property
+    def params(self) -> Parameters:
+        """The parameters; without any, TGI samples, while an empty object is greedy."""
+        return Parameters(do_sample=True) if self.parameters is UNSET else self.parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """What a served model takes."""
+
+    max_input_tokens: int
+    max_total_tokens: int
+    max_stop_sequences: int = 4
+    max_best_of: int = 2
+    max_top_n_tokens: int = 5
+
+    @property
+    def max_input_bytes(self) -> int:
+        """Longest text that is tokenised at all."""
+        return self.max_input_tokens * BYTES_PER_TOKEN
+
+
+_decoder = msgspec.json.Decoder(GenerateRequest)
+
+
+def parse(body: bytes) -> GenerateRequest:
+    """The request out of a JSON body; MalformedRequest, or ValidationError for wrong types."""
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedRequest(f"Failed to parse the request body as JSON: {error}") from None
+
+
+def from_mapping(fields: Mapping[str, Any]) -> GenerateRequest:
+    """The request out of a decoded message; ValidationError for wrong types."""
+    try:
+        return msgspec.convert(fields, GenerateRequest)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise _wrong_type(error) from None
+
+
+def from_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> GenerateRequest:
+    """The request out of a task's arguments: `inputs` and `parameters` may be positional."""
+    names = ("inputs", "parameters")
+    if len(args) > len(names):
+        raise ValidationError(
+            f"the task takes `inputs` and `parameters`, then keywords. Given: {len(args)} arguments"
+        )
+    positional = dict(zip(names, args, strict=False))
+    if twice := positional.keys() & kwargs.keys():
+        raise ValidationError(f"`{min(twice)}` was given twice, by position and by name")
+    return from_mapping({**positional, **kwargs})
+
+
+def to_job(
+    request: GenerateRequest,
+    limits: RequestLimits,
+    *,
+    job_id: str,
+    model: str,
+    encode: Encode | None,
+    stream: bool = False,
+    tenant: str = "",
+    gateway: str = "",
+) -> Job:
+    """The job that the request asks for; ValidationError says what is wrong with it.
+
+    Without `encode` the prompt goes along as text, and the worker settles the token budget with `fit`.
+    `stream`: TGI's further checks for its streaming route.
+    """
+    params = resolve(request, limits, stream=stream)
+    job = Job(
+        id=job_id,
+        model=model,
+        params=params,
+        inputs=request.inputs,
+        truncate=request.params.truncate,
+        priority=request.priority,
+        ttl=request.ttl,
+        tenant=tenant,
+        gateway=gateway,
+        open_ended=request.params.max_new_tokens is None,
+    )
+    return job if encode is None else fit(job, encode(request.inputs), limits)
+
+
+def fit(job: Job, ids: Sequence[int], limits: RequestLimits) -> Job:
+    """The job with its prompt's ids (the last `truncate` of them) and a token budget that holds; ValidationError."""
+    ids = tuple(ids[-job.truncate :] if job.truncate else ids)
+    new = job.params.max_new_tokens
+    if job.open_ended:
+        new = max(0, min(new, limits.max_total_tokens - len(ids)))
+    if len(ids) + new > limits.max_total_tokens:
+        raise ValidationError(
+            f"`inputs` tokens + `max_new_tokens` must be <= {limits.max_total_tokens}. "
+            f"Given: {len(ids)} `inputs` tokens and {new} `max_new_tokens`"
+        )
+    if len(ids) > limits.max_input_tokens or new == 0:
+        most = min(limits.max_input_tokens, limits.max_total_tokens - 1)
+        raise ValidationError(f"`inputs` must have less than {most} tokens. Given: {len(ids)}")
+    params = msgspec.structs.replace(job.params, max_new_tokens=new)
+    return msgspec.structs.replace(job, ids=ids, inputs=None, truncate=None, params=params, open_ended=False)
+
+
+def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = False) -> SamplingParams:
+    """Every check that needs no tokenizer, and the parameters with nothing left open; ValidationError."""
+    p = request.params
+    _check_best_of(p, limits, stream)
+    _check_sampling(p)
+    _check_lengths(p, limits)
+    _check_request(request, limits)
+    _check_supported(p)
+    return SamplingParams(
+        max_new_tokens=DEFAULT_NEW_TOKENS if p.max_new_tokens is None else p.max_new_tokens,
+        seed=new_seed() if p.seed is None else p.seed,
+        do_sample=p.sampling,
+        temperature=_or(p.temperature, 1.0),
+        top_k=p.top_k or 0,
+        top_p=_or(p.top_p, 1.0),
+        typical_p=_or(p.typical_p, 1.0),
+        min_p=_or(p.min_p, 0.0),
+        repetition_penalty=_or(p.repetition_penalty, 1.0),
+        frequency_penalty=_or(p.frequency_penalty, 0.0),
+        presence_penalty=_or(p.presence_penalty, 0.0),
+        stop=tuple(p.stop),
+        ignore_eos=p.ignore_eos,
+        min_new_tokens=p.min_new_tokens or 0,
+    )
+
+
+def _check_best_of(p: Parameters, limits: RequestLimits, stream: bool) -> None:
+    best_of = 1 if p.best_of is None else p.best_of
+    if stream:
+        _require(best_of == 1, "`best_of` != 1 is not supported when streaming tokens")
+        _require(
+            not p.decoder_input_details,
+            "`decoder_input_details` == true is not supported when streaming tokens",
+        )
+    _require(
+        best_of <= limits.max_best_of, f"`best_of` must be > 0 and <= {limits.max_best_of}. Given: {best_of}"
+    )
+    _require(best_of <= 1 or p.sampling, "you must use sampling when `best_of` is > 1")
+
+
+def _check_sampling(p: Parameters) -> None:
+    # Each test is written so that NaN, which msgpack can carry, fails it.
+    _require(0 < _or(p.temperature, 1.0) <= _F32_MAX, "`temperature` must be strictly positive")
+    _require(0 < _or(p.repetition_penalty, 1.0) <= _F32_MAX, "`repetition_penalty` must be strictly positive")
+    _require(-2 <= _or(p.frequency_penalty, 0.0) <= 2, "`frequency_penalty` must be >= -2.0 and <= 2.0")
+    _require(-2 <= _or(p.presence_penalty, 0.0) <= 2, "`presence_penalty` must be >= -2.0 and <= 2.0")
+    _require(p.top_p is None or 0 < p.top_p < 1, "`top_p` must be > 0.0 and < 1.0")
+    _require(p.typical_p is None or 0 < p.typical_p < 1, "`typical_p` must be > 0.0 and < 1.0")
+    _require(0 <= _or(p.min_p, 0.0) < 1, "`min_p` must be >= 0.0 and < 1.0")
+    _require(p.top_k is None or p.top_k > 0, "`top_k` must be strictly positive")
+
+
+def _check_lengths(p: Parameters, limits: RequestLimits) -> None:
+    _require(p.max_new_tokens != 0, "`max_new_tokens` must be strictly positive")
+    least, most = p.min_new_tokens or 0, p.max_new_tokens
+    _require(most is None or least <= most, "`min_new_tokens` must be <= `max_new_tokens`")
+    count = len(p.stop)
+    _require(
+        count <= limits.max_stop_sequences,
+        f"`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {count}",
+    )
+    _require(
+        all(0 < len(text) <= MAX_STOP_CHARS for text in p.stop),
+        f"`stop` sequences must have between 1 and {MAX_STOP_CHARS} characters",
+    )
+    _require(p.seed is None or _or(p.best_of, 1) <= 1, "`seed` must not be set when `best_of` > 1")
+    _require(p.seed is None or p.seed < 2**64, "`seed` must be < 2^64")
+    top_n = p.top_n_tokens or 0
+    _require(
+        top_n <= limits.max_top_n_tokens,
+        f"`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. Given: {top_n}",
+    )
+
+
+def _check_request(request: GenerateRequest, limits: RequestLimits) -> None:
+    truncate = request.params.truncate
+    _require(bool(request.inputs), "`inputs` cannot be empty")
+    _require(
+        truncate is None or 0 < truncate <= limits.max_input_tokens,
+        f"`truncate` must be strictly positive and less than {limits.max_input_tokens}. Given: {truncate}",
+    )
+    size = len(request.inputs.encode("utf-8", "replace"))
+    _require(
+        size <= limits.max_input_bytes,
+        f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {size} bytes of text, which are more "
+        f"than {limits.max_input_bytes}",
+    )
+    _require(
+        MIN_PRIORITY <= request.priority <= MAX_PRIORITY,
+        f"`priority` must be >= {MIN_PRIORITY} and <= {MAX_PRIORITY}. Given: {request.priority}",
+    )
+    _require(
+        0 < request.ttl <= MAX_TTL, f"`ttl` must be > 0 and <= {MAX_TTL:.0f} seconds. Given: {request.ttl}"
+    )
+
+
+def _check_supported(p: Parameters) -> None:
+    """What TGI serves and Sagrada does not yet is refused, never ignored."""
+    asked = {
+        "best_of": _or(p.best_of, 1) > 1,
+        "watermark": p.watermark,
+        "top_n_tokens": bool(p.top_n_tokens),
+        "decoder_input_details": p.decoder_input_details,
+        "grammar": p.grammar is not None,
+        "adapter_id": p.adapter_id is not None,
+    }
+    for name, wanted in asked.items():
+        _require(not wanted, f"`{name}` is not supported yet: leave it out")
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValidationError(otherwise)
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _wrong_type(error: Exception) -> ValidationError:
+    return ValidationError(f"Failed to deserialize the JSON body into the target type: {error}")
