@@ -91,6 +91,33 @@ class ModelInfo:
     extra: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSpec:
+    """What to load and how much of it to serve; 0 or an empty string: the loader chooses."""
+
+    model_id: str
+    """A folder in Hugging Face format, a name on the hub, or `demo`."""
+    revision: str = ""
+    device: str = ""
+    """cpu, cuda or hpu."""
+    dtype: str = ""
+    """float32, bfloat16, float16 or float64."""
+    slots: int = 0
+    block_size: int = 0
+    kv_blocks: int = 0
+    """KV blocks in the pool, scratch included; 0: what memory allows."""
+    max_input_tokens: int = 0
+    max_total_tokens: int = 0
+    prefill_chunk: int = 0
+    prefill_batch: int = 0
+    cache_dir: str = ""
+    """Where files from the hub are kept; empty: huggingface_hub's own place."""
+    offline: bool = False
+    """Take files from the cache only."""
+    token: str = field(default="", repr=False)
+    """The hub's access token; empty: what huggingface_hub finds by itself, in the engine child HF_TOKEN."""
+
+
 Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total) while loading and warming up."""
 
@@ -104,9 +131,7 @@ class Runner(Protocol):
     def warm_up(self, progress: Progress) -> None:
         """Build and execute every bucket of the plan, largest first; then seal it."""
 
-    def open(
-        self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling
-    ) -> None:
+    def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:
         """Give `slot` to a sequence: its sampling, and what penalties count (prompt and output so far)."""
 
     def launch(self, step: Step) -> Pending:

@@ -6,13 +6,25 @@ Engine to parent: Progress, Ready, LoadFailed, Stepped, SequenceFailed, Stopped.
 
 from __future__ import annotations
 
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
 import msgspec
 
 from wire.job import SamplingParams
 
+MAX_FRAME = 64 << 20
+"""Bytes. A longer frame means that the stream is broken."""
+
+_LENGTH = struct.Struct(">I")
+_CHUNK = 1 << 18
+
 
 class Admit(msgspec.Struct, frozen=True, tag="admit", kw_only=True):
-    """Run this sequence. `output` holds the tokens that earlier attempts delivered: they are prefilled, not repeated."""
+    """Run this sequence. `output`: the tokens that earlier attempts delivered; they are prefilled, not repeated."""
 
     seq: int
     """The parent's number for it; unique for the life of the child."""
@@ -101,3 +113,98 @@ class Stopped(msgspec.Struct, frozen=True, tag="stopped", kw_only=True):
 
 ToEngine = Admit | Abort | Stop
 FromEngine = Progress | Ready | LoadFailed | Stepped | SequenceFailed | Stopped
+Frame = TypeVar("Frame", ToEngine, FromEngine)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class LinkClosed(ConnectionError):
+    """The other end of the link is gone."""
+
+
+class Link(Generic[Frame]):
+    """One end of the link, for one thread; it never blocks except in `wait`. `Frame`: what arrives here."""
+
+    def __init__(self, sock: socket.socket, arriving: msgspec.msgpack.Decoder[Frame]) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._decoder: msgspec.msgpack.Decoder[Frame] = arriving
+        self._in, self._out = bytearray(), bytearray()
+        self._poll = select.poll()
+
+    @classmethod
+    def of_parent(cls, sock: socket.socket) -> Link[FromEngine]:
+        """The worker's end."""
+        return Link(sock, msgspec.msgpack.Decoder(FromEngine))
+
+    @classmethod
+    def of_engine(cls, sock: socket.socket) -> Link[ToEngine]:
+        """The engine's end."""
+        return Link(sock, msgspec.msgpack.Decoder(ToEngine))
+
+    def fileno(self) -> int:
+        """For a selector: readable, and writable while there is a backlog."""
+        return self._socket.fileno()
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the socket has not taken yet; `flush` when it is writable again."""
+        return len(self._out)
+
+    def send(self, frame: ToEngine | FromEngine) -> None:
+        """Queue the frame and write what the socket takes now; LinkClosed."""
+        body = _encoder.encode(frame)
+        self._out += _LENGTH.pack(len(body))
+        self._out += body
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what the socket takes now of the backlog; LinkClosed."""
+        try:
+            while self._out:
+                del self._out[: self._socket.send(self._out)]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise LinkClosed(f"the other end of the engine link is gone: {error}") from error
+
+    def receive(self) -> list[Frame]:
+        """All frames that have arrived, without waiting; LinkClosed when all are read and the other end is gone."""
+        closed = self._fill()
+        frames = list(self._frames())
+        if closed and not frames:
+            raise LinkClosed("the other end of the engine link is gone")
+        return frames
+
+    def wait(self, seconds: float) -> None:
+        """Until there is something to read, or to write while there is a backlog, at most `seconds`."""
+        self._poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._out else 0))
+        self._poll.poll(max(0, seconds * 1000))
+
+    def close(self) -> None:
+        """Close the socket; the other end gets LinkClosed after what was written."""
+        self._socket.close()
+
+    def _fill(self) -> bool:
+        """Read what is there; True at the end of the stream."""
+        try:
+            while data := self._socket.recv(_CHUNK):
+                self._in += data
+                if len(data) < _CHUNK:
+                    return False
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+        return True
+
+    def _frames(self) -> Iterator[Frame]:
+        while len(self._in) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._in)[0]
+            if end > MAX_FRAME:
+                raise LinkClosed(f"the engine link announces a frame of {end} bytes: its stream is broken")
+            if len(self._in) < end:
+                return
+            body = bytes(self._in[_LENGTH.size : end])
+            del self._in[:end]
+            yield self._decoder.decode(body)

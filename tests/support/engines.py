@@ -1,0 +1,98 @@
+"""An engine child, and what it has said so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from models.step import LoadSpec
+from wire.job import SamplingParams
+from worker.launcher import EngineProcess
+from worker.link import Abort, Admit, FromEngine, LoadFailed, Progress, Ready, SequenceFailed, Stepped
+
+DEADLINE = 60.0
+"""Seconds that any wait may last; the machine may be busy."""
+
+
+def until(condition: Callable[[], bool], seconds: float = DEADLINE) -> None:
+    """Poll until it holds; TimeoutError."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("the condition did not come true")
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; a zombie that nobody reaps does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+class Talk:
+    """A parent as small as can be."""
+
+    def __init__(self, process: EngineProcess) -> None:
+        self.process = process
+        self.ready: Ready | None = None
+        self.progress: list[Progress] = []
+        self.load_failed: str | None = None
+        self.tokens: dict[int, list[int]] = {}
+        self.failed: dict[int, SequenceFailed] = {}
+        self.left: list[int] = []
+        self.steps: list[Stepped] = []
+
+    def admit(
+        self, seq: int, prompt: bytes, count: int, output: list[int] | None = None, **params: object
+    ) -> None:
+        given = SamplingParams(max_new_tokens=count, seed=1, **params)  # type: ignore[arg-type]
+        self.tokens[seq] = list(output or [])
+        self.process.link.send(Admit(seq=seq, prompt=list(prompt), output=output or [], params=given))
+
+    def abort(self, seq: int) -> None:
+        self.process.link.send(Abort(seq=seq))
+
+    def listen(self, condition: Callable[[], bool]) -> None:
+        """Take in frames until the condition holds; TimeoutError."""
+        end = time.monotonic() + DEADLINE
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError("the engine did not say what was expected")
+            self.process.link.flush()
+            self.process.link.wait(0.1)
+            for frame in self.process.link.receive():
+                self.hear(frame)
+
+    def hear(self, frame: FromEngine) -> None:
+        match frame:
+            case Ready():
+                self.ready = frame
+            case Progress():
+                self.progress.append(frame)
+            case LoadFailed(error=error):
+                self.load_failed = error
+            case SequenceFailed(seq=seq):
+                self.failed[seq] = frame
+            case Stepped():
+                self.steps.append(frame)
+                self.left += frame.left
+                for output in frame.outputs:
+                    self.tokens[output.seq].append(output.id)
+
+    def finish(self, *seqs: int) -> None:
+        """Listen until these have left or failed."""
+        self.listen(lambda: set(seqs) <= {*self.left, *self.failed})
+
+
+@contextmanager
+def engine(model_id: str = "scripted", *, patience: float = 30.0, **spec: object) -> Iterator[Talk]:
+    """A ready engine; dead afterwards, whatever happens."""
+    with EngineProcess.start(LoadSpec(model_id=model_id, **spec), patience=patience) as process:  # type: ignore[arg-type]
+        talk = Talk(process)
+        talk.listen(lambda: talk.ready is not None)
+        yield talk

@@ -1,0 +1,118 @@
+"""A scheduler with the strict scripted runner behind it, driven step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from models.plan import Limits, plan_buckets
+from models.step import ModelInfo, Sampling
+from worker.scheduler import Batch, Scheduler
+from worker.script import EOS, VOCAB_SIZE, say
+from worker.scripted import ScriptedRunner, Settings
+from worker.sequence import Sequence
+
+MOST_STEPS = 20_000
+
+
+def limits(**changes: int) -> Limits:
+    """Small limits, so that everything is scarce."""
+    small = {
+        "slots": 4,
+        "block_size": 4,
+        "num_blocks": 20,
+        "max_input_tokens": 40,
+        "max_total_tokens": 60,
+        "prefill_chunk": 8,
+        "prefill_batch": 2,
+    }
+    return Limits(**{**small, **changes})
+
+
+def scripted_runner(held: Limits) -> ScriptedRunner:
+    """The runner for these limits; it raises where a device would get wrong what the scheduler asks."""
+    info = ModelInfo(
+        model_id="scripted",
+        revision="",
+        folder=Path("/nowhere"),
+        device="scripted",
+        dtype="float32",
+        vocab_size=VOCAB_SIZE,
+        eos_ids=(EOS,),
+        max_position=held.max_total_tokens,
+    )
+    return ScriptedRunner(info, plan_buckets(held), Settings())
+
+
+def sequence(seq: int, prompt: Iterable[int], count: int, **changes: object) -> Sequence:
+    """One that asks for `count` tokens."""
+    given = {"output": [], "sampling": Sampling(), **changes}
+    return Sequence(seq=seq, prompt=tuple(prompt), max_new_tokens=count, **given)  # type: ignore[arg-type]
+
+
+class Lab:
+    """Scheduler and runner, and what every sequence was given so far."""
+
+    def __init__(self, **changes: int) -> None:
+        self.limits = limits(**changes)
+        self.runner = scripted_runner(self.limits)
+        self.scheduler = Scheduler(self.runner.plan, self.runner.info.eos_ids)
+        self.given: dict[int, list[int]] = {}
+        self.left: list[int] = []
+        self.batches: list[Batch] = []
+
+    def admit(self, *sequences: Sequence) -> None:
+        for each in sequences:
+            self.scheduler.admit(each)
+            self.given[each.seq] = list(each.output)
+
+    def step(self) -> Batch | None:
+        """One step; a step that raises is the scheduler's to sort out."""
+        batch = self.scheduler.schedule()
+        if batch is None:
+            return None
+        self.batches.append(batch)
+        assert len(batch.sequences) == 1 or not any(each.suspect for each in batch.sequences)
+        try:
+            for each in batch.opened:
+                assert each.slot is not None
+                self.runner.open(each.slot, each.prompt, each.output, each.sampling)
+            sampled = self.runner.launch(batch.step).read()
+        except RuntimeError as error:
+            if "scripted to raise" not in str(error):
+                raise
+            guilty = self.scheduler.blame(batch)
+            self.left += [guilty.seq] if guilty else []
+            return batch
+        settled = self.scheduler.settle(batch, sampled)
+        for each, token in settled.tokens:
+            self.given[each.seq].append(token.id)
+        self.left += [each.seq for each in settled.left]
+        return batch
+
+    def drain(self) -> None:
+        """Step until nothing is left; every slot and block must then be free."""
+        for _ in range(MOST_STEPS):
+            if self.step() is None:
+                break
+        assert not self.scheduler.busy
+        assert self.scheduler.free_slots == self.limits.slots
+        assert self.scheduler.pool.free_blocks == self.limits.usable_blocks
+
+    def check_books(self) -> None:
+        """No slot and no block is lost, shared or scratch."""
+        running = self.scheduler._running
+        blocks = [block for each in running for block in each.blocks]
+        slots = [each.slot for each in running]
+        assert len(set(blocks)) == len(blocks) == self.limits.usable_blocks - self.scheduler.pool.free_blocks
+        assert 0 not in blocks
+        assert len(set(slots)) == len(slots) == self.limits.slots - self.scheduler.free_slots
+        for queue in (running, self.scheduler._waiting):
+            assert queue == sorted(queue, key=lambda each: each.age), "the oldest goes first"
+        for each in self.scheduler._waiting:
+            assert each.slot is None and not each.blocks and each.cached == 0
+
+
+def expected(each: Sequence, count: int) -> list[int]:
+    """What the script says to it."""
+    return say(each.prompt, each.sampling, count)

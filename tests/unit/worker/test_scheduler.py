@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from models.step import Sampling
+from tests.support.scheduling import Lab, expected, sequence
+from worker.scheduler import Refused
+from worker.script import EOS
+from worker.sequence import Sequence
+
+
+def prompt(length: int, salt: int = 0) -> list[int]:
+    return [97 + (i * 7 + salt) % 26 for i in range(length)]
+
+
+def test_every_sequence_gets_its_own_tokens_whoever_runs_beside_it() -> None:
+    lab = Lab()
+    crowd = [sequence(i, prompt(1 + 5 * i % 37, i), 3 + 4 * i % 20) for i in range(12)]
+    lab.admit(*crowd[:5])
+    for late in crowd[5:]:
+        lab.step()
+        lab.step()
+        lab.admit(late)
+    lab.drain()
+    assert sorted(lab.left) == list(range(12))
+    for each in crowd:
+        assert lab.given[each.seq] == expected(each, each.max_new_tokens)
+
+
+def test_preempted_sequences_start_again_and_lose_nothing() -> None:
+    lab = Lab(num_blocks=17)
+    crowd = [sequence(i, prompt(10, i), 40) for i in range(4)]
+    lab.admit(*crowd)
+    lab.drain()
+    restarts = sum(len(batch.opened) for batch in lab.batches) - len(crowd)
+    assert restarts > 0, "the pool was meant to run out"
+    assert lab.left[0] == 0, "the oldest is never preempted, so it ends first"
+    for each in crowd:
+        assert lab.given[each.seq] == expected(each, 40)
+
+
+def test_a_running_sequence_waits_for_one_prefill_step_at_most() -> None:
+    lab = Lab(num_blocks=100)
+    lab.admit(sequence(0, prompt(3), 50))
+    lab.step()
+    lab.step()
+    lab.admit(*(sequence(i, prompt(40, i), 5) for i in range(1, 4)))
+    seen = len(lab.batches)
+    lab.drain()
+    phases = [batch.step.bucket.phase for batch in lab.batches[seen:]]
+    assert "prefill" in phases
+    assert ("prefill", "prefill") not in list(pairwise(phases))
+
+
+def test_prompts_are_prefilled_in_chunks_and_the_token_after_the_last_is_sampled() -> None:
+    lab = Lab()
+    lab.admit(sequence(0, prompt(21), 1))
+    lab.drain()
+    rows = [batch.step.rows[0] for batch in lab.batches]
+    assert [(row.start, len(row.ids), row.sample) for row in rows] == [
+        (0, 8, False),
+        (8, 8, False),
+        (16, 5, True),
+    ]
+
+
+def test_short_prompts_share_a_prefill_step() -> None:
+    lab = Lab(prefill_batch=4, slots=8, num_blocks=200)
+    lab.admit(*(sequence(i, prompt(8, i), 2) for i in range(4)))
+    batch = lab.step()
+    assert batch is not None
+    assert [each.seq for each in batch.sequences] == [0, 1, 2, 3]
+
+
+def test_a_long_chunk_does_not_pad_a_short_prompt_to_its_own_length() -> None:
+    big = {"prefill_chunk": 512, "max_input_tokens": 1000, "max_total_tokens": 1024, "num_blocks": 600}
+    lab = Lab(prefill_batch=4, **big)
+    lab.admit(sequence(0, prompt(512), 2), sequence(1, prompt(5), 2))
+    batch = lab.step()
+    assert batch is not None
+    assert [each.seq for each in batch.sequences] == [0]
+
+
+def test_length_ends_before_end_of_sequence_is_looked_at() -> None:
+    lab = Lab()
+    lab.admit(sequence(0, b"!eos@4", 5), sequence(1, b"!eos@4", 9))
+    lab.drain()
+    assert lab.given[0] == lab.given[1]
+    assert len(lab.given[0]) == 5
+    assert lab.given[0][-1] == EOS
+
+
+def test_ignore_eos_goes_on_to_the_length() -> None:
+    lab = Lab()
+    lab.admit(sequence(0, b"!eos@4", 9, ignore_eos=True))
+    lab.drain()
+    assert len(lab.given[0]) == 9
+    assert lab.given[0][4] == EOS
+
+
+def test_a_resumed_sequence_continues_where_the_log_ends() -> None:
+    seeded = Sampling(do_sample=True, seed=7)
+    whole = expected(sequence(0, prompt(9), 20, sampling=seeded), 20)
+    lab = Lab()
+    lab.admit(sequence(0, prompt(9), 20, sampling=seeded, output=whole[:11]))
+    lab.drain()
+    assert lab.given[0] == whole
+    sampled = [row.position for batch in lab.batches for row in batch.step.rows if row.sample]
+    assert sampled == list(range(11, 20))
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (sequence(0, [], 5), "no tokens"),
+        (sequence(0, prompt(41), 5), "has 41 tokens, this model takes 40"),
+        (sequence(0, prompt(40), 21), "exceed 60 in all"),
+        (sequence(0, prompt(4), 2, output=[97, 98]), "nothing is left"),
+    ],
+)
+def test_what_can_never_fit_is_refused_with_a_sentence(asked: Sequence, why: str) -> None:
+    lab = Lab()
+    with pytest.raises(Refused, match=why):
+        lab.scheduler.admit(asked)
+    assert not lab.scheduler.busy
+
+
+def test_the_longest_sequence_runs_to_its_end_in_the_smallest_pool() -> None:
+    lab = Lab(num_blocks=16)
+    lab.admit(*(sequence(i, prompt(40, i), 20) for i in range(3)))
+    lab.drain()
+    assert [len(tokens) for tokens in lab.given.values()] == [20, 20, 20]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 6, 40])
+def test_an_abort_frees_everything_in_every_phase(steps: int) -> None:
+    lab = Lab(num_blocks=17)
+    crowd = [sequence(i, prompt(30, i), 30) for i in range(6)]
+    lab.admit(*crowd)
+    for _ in range(steps):
+        lab.step()
+    for each in crowd:
+        if each.seq not in lab.left:
+            lab.scheduler.abort(each)
+            lab.check_books()
+    assert not lab.scheduler.busy
+    lab.drain()
+
+
+def test_a_step_that_raises_costs_one_sequence_and_no_bystander() -> None:
+    lab = Lab(num_blocks=100)
+    poison = sequence(1, b"!raise@3", 10)
+    others = [sequence(i, prompt(6 + i, i), 10) for i in (0, 2, 3)]
+    lab.admit(others[0], poison, *others[1:])
+    lab.drain()
+    assert len(lab.given[1]) == 3
+    for each in others:
+        assert lab.given[each.seq] == expected(each, 10)
+
+
+def test_the_rows_of_a_step_that_raised_run_alone_until_they_have_passed() -> None:
+    lab = Lab(num_blocks=100)
+    crowd = [sequence(0, prompt(1), 12), sequence(1, b"!raise@3", 12), sequence(2, prompt(1, 1), 12)]
+    lab.admit(*crowd)
+    lab.drain()
+    rows = [len(batch.sequences) for batch in lab.batches]
+    assert crowd[0].suspect is crowd[2].suspect is False
+    assert 2 in rows[rows.index(1) :], "those who passed run together again"
+
+
+@pytest.mark.parametrize("poison", [b"!raise@2", b"!raise@0 "])
+def test_who_may_be_to_blame_joins_nobody(poison: bytes) -> None:
+    """The first raises beside a long prompt's chunks; of the second, one token is left after a chunk: it decodes."""
+    lab = Lab(num_blocks=100)
+    lab.admit(
+        sequence(0, prompt(40), 3), sequence(1, poison, 9), sequence(2, prompt(8), 12), sequence(3, [97], 12)
+    )
+    lab.drain()
+    assert [len(lab.given[seq]) for seq in (0, 2, 3)] == [3, 12, 12]
+    assert any(not batch.step.rows[0].sample for batch in lab.batches), "the long prompt was in chunks"
+
+
+def test_who_starts_leaves_the_running_room_to_grow() -> None:
+    lab = Lab(num_blocks=11, max_input_tokens=20, max_total_tokens=24, prefill_batch=3)
+    lab.admit(*(sequence(i, prompt(16, i), 4) for i in range(2)), sequence(2, prompt(8), 4))
+    lab.drain()
+    opened = [each.seq for batch in lab.batches for each in batch.opened]
+    assert opened == [0, 1, 2], "nobody was started only to be preempted"
+
+
+class Chaos(RuleBasedStateMachine):
+    """Anything in any order: books stay balanced, tokens right, and it always comes to an end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lab = Lab(num_blocks=18, slots=3)
+        self.all: list[Sequence] = []
+
+    @rule(
+        length=st.integers(1, 40), count=st.integers(1, 20), done=st.integers(0, 5), poison=st.integers(0, 9)
+    )
+    def admit(self, length: int, count: int, done: int, poison: int) -> None:
+        words = list(b"!raise@2") if poison == 0 else prompt(length, len(self.all))
+        fresh = sequence(len(self.all), words, count)
+        fresh.output += expected(fresh, min(done, count - 1))
+        self.lab.admit(fresh)
+        self.all.append(fresh)
+
+    @rule(count=st.integers(1, 12))
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            busy = self.lab.scheduler.busy
+            assert (self.lab.step() is not None) == busy
+            self.lab.check_books()
+
+    @precondition(lambda self: self.alive())
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        each = data.draw(st.sampled_from(self.alive()))
+        self.lab.scheduler.abort(each)
+        self.lab.left.append(each.seq)
+
+    def alive(self) -> list[Sequence]:
+        return [each for each in self.all if each.seq not in self.lab.left]
+
+    @invariant()
+    def tokens_are_right(self) -> None:
+        for each in self.all:
+            given = self.lab.given[each.seq]
+            assert given == expected(each, len(given))
+
+    def teardown(self) -> None:
+        unfinished = self.alive()
+        self.lab.drain()
+        for each in unfinished:
+            poisoned = each.prompt == tuple(b"!raise@2")
+            assert poisoned or len(self.lab.given[each.seq]) == each.max_new_tokens
+
+
+TestChaos = Chaos.TestCase
+TestChaos.settings = settings(
+    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

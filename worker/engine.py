@@ -1,0 +1,262 @@
+"""The engine: a child process that owns one device and runs sequences on it, one static-shape step after another.
+
+`python -m worker.engine` is started by worker/launcher.py alone, and lives no longer than its parent.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Sequence as Seq
+from dataclasses import fields
+
+from models.step import Progress, Runner, Sampled, Sampling
+from worker import link as frames
+from worker.beat import Beat
+from worker.death import EXIT_ORPHANED, die_with_parent
+from worker.link import Link, LinkClosed, ToEngine
+from worker.options import Options, parse
+from worker.scheduler import Batch, Refused, Scheduler, Settled
+from worker.sequence import Sequence
+
+IDLE_TURN = 0.5
+"""Seconds between two beats while there is nothing to run."""
+
+SLOW = 20
+"""A step is hung after this many times what its bucket took in warm-up, though never before the patience ends."""
+
+MOST_BACKLOG = 1 << 18
+"""Bytes that the parent has not read, beyond which no step is run."""
+
+MOST_RAISES = 3
+"""Steps in a row that raise before the runner, not a sequence, is held to be broken."""
+
+PROGRESS_EVERY = 0.1
+"""Seconds between two progress frames of the same stage."""
+
+EXIT_STOPPED, EXIT_LOAD_FAILED, EXIT_BROKEN = 0, 1, 70
+"""Exit codes: it was told to stop; the model cannot be served; the runner is broken, start another engine."""
+
+
+class RunnerBroken(RuntimeError):
+    """No step runs any more: the process is of no use."""
+
+
+class Engine:
+    """The loop over one runner."""
+
+    def __init__(self, link: Link[ToEngine], beat: Beat, runner: Runner, patience: float) -> None:
+        self.link, self.beat, self.runner, self.patience = link, beat, runner, patience
+        self.scheduler = Scheduler(runner.plan, runner.info.eos_ids)
+        self._sequences: dict[int, Sequence] = {}
+        self._steps = self._raises = 0
+
+    def run(self) -> None:
+        """Take new jobs, schedule, run, settle, hand out tokens: until the parent says stop. RunnerBroken."""
+        while self.take():
+            batch = self.scheduler.schedule()
+            if batch is None:
+                continue
+            sampled = self.step(batch)
+            if sampled is not None:
+                self.hand_out(self.scheduler.settle(batch, sampled))
+
+    def take(self) -> bool:
+        """Take what has arrived until there is something to run, and a parent that listens; False: stop."""
+        while True:
+            self.beat.mark(self.patience)
+            self.link.flush()
+            for frame in self.link.receive():
+                match frame:
+                    case frames.Admit():
+                        self.admit(frame)
+                    case frames.Abort():
+                        self.abort(frame.seq)
+                    case frames.Stop():
+                        return False
+            if self.scheduler.busy and self.link.backlog <= MOST_BACKLOG:
+                return True
+            self.link.wait(IDLE_TURN)
+
+    def step(self, batch: Batch) -> list[Sampled] | None:
+        """Run it; None if it raised: then whoever is to blame has left, and the others will try again."""
+        self.beat.mark(max(self.patience, SLOW * self.runner.seconds(batch.step.bucket)))
+        try:
+            for sequence in batch.opened:
+                assert sequence.slot is not None
+                self.runner.open(sequence.slot, sequence.prompt, sequence.output, sequence.sampling)
+            sampled = self.runner.launch(batch.step).read()
+        except Exception as error:  # whatever a model raises costs one sequence, not the engine
+            self.raised(batch, error)
+            return None
+        self._steps, self._raises = self._steps + 1, 0
+        return sampled
+
+    def raised(self, batch: Batch, error: Exception) -> None:
+        """Find out who is to blame, and say so; RunnerBroken if it looks like nobody."""
+        traceback.print_exception(error)
+        self._raises += 1
+        if self._raises >= MOST_RAISES:
+            raise RunnerBroken(f"{self._raises} steps in a row have raised, at last {sentence(error)}")
+        if guilty := self.scheduler.blame(batch):
+            del self._sequences[guilty.seq]
+            self.link.send(frames.SequenceFailed(seq=guilty.seq, error=f"the step failed: {sentence(error)}"))
+
+    def hand_out(self, settled: Settled) -> None:
+        """One frame for the whole step."""
+        for sequence in settled.left:
+            del self._sequences[sequence.seq]
+        if settled.tokens:
+            self.link.send(
+                frames.Stepped(
+                    outputs=[frames.Output(s.seq, token.id, token.logprob) for s, token in settled.tokens],
+                    left=[sequence.seq for sequence in settled.left],
+                    free_slots=self.scheduler.free_slots,
+                    free_blocks=self.scheduler.pool.free_blocks,
+                    steps=self._steps,
+                    compilations=self.runner.compilations,
+                )
+            )
+
+    def admit(self, frame: frames.Admit) -> None:
+        """Take a sequence in, or refuse it with a sentence."""
+        sequence = Sequence(
+            seq=frame.seq,
+            prompt=tuple(frame.prompt),
+            output=frame.output,
+            sampling=sampling_of(frame),
+            max_new_tokens=frame.params.max_new_tokens,
+            ignore_eos=frame.params.ignore_eos,
+        )
+        try:
+            self.check_ids(frame.prompt + frame.output)
+            self.scheduler.admit(sequence)
+        except Refused as error:
+            self.link.send(frames.SequenceFailed(seq=frame.seq, error=str(error), error_type="validation"))
+        else:
+            self._sequences[frame.seq] = sequence
+
+    def abort(self, seq: int) -> None:
+        """Drop the sequence, unless it has left by itself."""
+        if sequence := self._sequences.pop(seq, None):
+            self.scheduler.abort(sequence)
+
+    def check_ids(self, ids: Seq[int]) -> None:
+        """Refused for a token that the model does not have: on a device it could take every sequence down."""
+        vocab = self.runner.info.vocab_size
+        if ids and (min(ids) < 0 or max(ids) >= vocab):
+            raise Refused(f"token ids must lie in [0, {vocab}): use this model's tokenizer")
+
+
+_SAMPLING = [f.name for f in fields(Sampling) if f.name != "choice"]
+
+
+def sampling_of(frame: frames.Admit) -> Sampling:
+    """The part of the job's parameters that chooses tokens."""
+    return Sampling(choice=frame.choice, **{name: getattr(frame.params, name) for name in _SAMPLING})
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong. Our own errors are sentences already; of others the type says half of it."""
+    text = str(error).strip()[:1000]
+    ours = type(error).__module__.partition(".")[0] in ("models", "worker")
+    return text if ours and text else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def reporter(link: Link[ToEngine]) -> Progress:
+    """A progress callback that sends frames, though not a flood of them."""
+    last: tuple[str, float] = ("", 0.0)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if stage != last[0] or done >= total or now - last[1] >= PROGRESS_EVERY:
+            last = (stage, now)
+            link.send(frames.Progress(stage=stage, done=done, total=total))
+
+    return progress
+
+
+def build_runner(options: Options, progress: Progress) -> Runner:
+    """The loaded model. Torch is imported in here, after the launcher has set the device's environment."""
+    if options.spec.model_id.partition("?")[0] == "scripted":
+        from worker.scripted import load
+    else:
+        from models.load import load
+    return load(options.spec, progress)
+
+
+def ready(runner: Runner, warm_up_seconds: float) -> frames.Ready:
+    """What the parent needs to know of the model."""
+    info, limits = runner.info, runner.plan.limits
+    return frames.Ready(
+        model_id=info.model_id,
+        revision=info.revision,
+        folder=str(info.folder),
+        device=info.device,
+        dtype=info.dtype,
+        vocab_size=info.vocab_size,
+        eos_ids=list(info.eos_ids),
+        slots=limits.slots,
+        block_size=limits.block_size,
+        num_blocks=limits.num_blocks,
+        max_input_tokens=limits.max_input_tokens,
+        max_total_tokens=limits.max_total_tokens,
+        plan_hash=runner.plan.digest,
+        buckets=len(runner.plan),
+        warm_up_seconds=warm_up_seconds,
+    )
+
+
+def serve(options: Options, link: Link[ToEngine]) -> int:
+    """Load, warm up, run; the exit code."""
+    beat, progress = Beat(options.beat_fd), reporter(link)
+    try:
+        runner = build_runner(options, progress)
+        began = time.monotonic()
+        runner.warm_up(progress)
+    except LinkClosed:
+        raise
+    except Exception as error:  # whatever keeps a model from loading is the parent's to report
+        traceback.print_exception(error)
+        return farewell(link, frames.LoadFailed(error=sentence(error)), EXIT_LOAD_FAILED)
+    beat.mark(options.patience)
+    link.send(ready(runner, time.monotonic() - began))
+    Engine(link, beat, runner, options.patience).run()
+    beat.rest()
+    runner.close()
+    return farewell(link, frames.Stopped(), EXIT_STOPPED)
+
+
+def farewell(link: Link[ToEngine], frame: frames.LoadFailed | frames.Stopped, code: int) -> int:
+    """Send the last frame, all of it; the exit code."""
+    link.send(frame)
+    while link.backlog:
+        link.wait(IDLE_TURN)
+        link.flush()
+    return code
+
+
+def main() -> int:
+    """Run one engine; the exit code."""
+    options = parse()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(
+            name, signal.SIG_IGN
+        )  # a group's signal must not end the engine while its parent drains
+    die_with_parent(options.parent, options.link_fd)
+    link = Link.of_engine(socket.socket(fileno=options.link_fd))
+    try:
+        return serve(options, link)
+    except LinkClosed:
+        return EXIT_ORPHANED
+    except RunnerBroken as error:
+        print(f"engine: {error}", file=sys.stderr, flush=True)
+        return EXIT_BROKEN
+
+
+if __name__ == "__main__":
+    sys.exit(main())
