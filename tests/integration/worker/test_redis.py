@@ -1,0 +1,50 @@
+"""Redis is the only thing shared: its connections may break and it may go away; the jobs go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sagrada.embedded import EmbeddedServer
+from tests.integration.worker.watch import assert_unbroken, progress, submit
+from tests.integration.worker.workers import Office, alive, until
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer(tmp_path / "redis", aof=True)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_broken_connections_begin_no_attempt(office: Office) -> None:
+    worker = office.start(step=0.02)
+    jobs = submit(office, 16, 200)
+    until(lambda: progress(office, jobs, 3))
+    for _ in range(10):
+        office.redis.client_kill_filter(_type="normal", skipme=True)
+        time.sleep(0.1)
+    assert_unbroken(office, jobs, 200)
+    assert {record.attempt for id in jobs if (record := office.ledger.record(id))} == {1}
+    assert worker.process.poll() is None
+
+
+def test_redis_away_for_several_leases_restarts_no_engine(own_server: EmbeddedServer, tmp_path: Path) -> None:
+    office = Office(own_server.url, tmp_path)
+    try:
+        worker = office.start(step=0.02, LEASE_SECONDS="1")
+        jobs = submit(office, 8, 400)
+        until(lambda: progress(office, jobs, 5))
+        engine = worker.engine()
+        own_server.stop()
+        time.sleep(3.5)
+        own_server.start()
+        assert_unbroken(office, jobs, 400)
+        assert alive(engine)
+        assert {record.attempt for id in jobs if (record := office.ledger.record(id))} == {1}
+    finally:
+        office.close()

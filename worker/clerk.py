@@ -1,0 +1,192 @@
+"""The publisher's dealings with the ledger: many jobs per round trip, and nothing published that is not logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from enum import Enum, auto
+from typing import TypeAlias, TypeVar
+
+from redis.exceptions import ResponseError
+
+from wire.commands import (
+    ClaimReply,
+    Entry,
+    Outcome,
+    Written,
+    append_command,
+    claim_command,
+    finish_command,
+    parse_append,
+    parse_claim,
+    parse_written,
+    publish_command,
+    reappend_command,
+    record_command,
+)
+from wire.errors import NewerWireVersion
+from wire.job import Job
+from wire.keys import LIVE
+from wire.record import Record, parse_record
+from wire.resp import Command, Reply
+from worker.assignment import Assignment
+from worker.generation import Generation
+from worker.pipeline import Away, Pipeline
+
+
+class Fate(Enum):
+    """What the ledger made of an assignment that was written."""
+
+    FINISHED = auto()
+    """Its end is logged and published."""
+    FENCED = auto()
+    """It is not ours any more: a newer attempt has begun, or somebody has ended the job."""
+    GONE = auto()
+    """It was deleted."""
+
+
+Fates: TypeAlias = dict[Assignment, Fate | ResponseError]
+"""A ResponseError: Redis refuses this job's keys, not the connection."""
+Pair: TypeAlias = tuple[Assignment, Generation]
+Answer = TypeVar("Answer")
+
+
+class Clerk:
+    """Every method is one or two round trips; Away: call it again later, all of it may be repeated."""
+
+    def __init__(self, pipeline: Pipeline, result_ttl: float, queue: str, boot: Callable[[], str]) -> None:
+        """`boot` tells the process's boot id by now."""
+        self._pipeline, self._ttl, self._queue, self._boot = pipeline, result_ttl, queue, boot
+
+    def write(self, assignments: Sequence[Assignment]) -> Fates:
+        """Log and publish what is new; the fates of those that need no more writing."""
+        self._pipeline.connect()
+        pairs = [(a, a.generation) for a in assignments if a.generation]
+        fates = self._restore([pair for pair in pairs if pair[0].connection != self._pipeline.number])
+        self._append([pair for pair in pairs if pair[0] not in fates], fates)
+        return fates
+
+    def claim(self, assignments: Sequence[tuple[Assignment, Job | None]]) -> list[ClaimReply | Exception]:
+        """Begin their next attempts; an exception stands for a job that cannot be claimed by this worker."""
+        boot = self._boot()
+        replies = self._pipeline.call(
+            [
+                claim_command(a.job_id, boot, a.claim, result_ttl=self._ttl, body=body, queue=self._queue)
+                for a, body in assignments
+            ]
+        )
+        answers: list[ClaimReply | Exception] = []
+        for (assignment, _), reply in zip(assignments, replies, strict=True):
+            assignment.connection = self._pipeline.number
+            try:
+                answers.append(parse_claim(reply, assignment.claim))
+            except (NewerWireVersion, ResponseError, ValueError) as error:
+                answers.append(error)
+        return answers
+
+    def records(self, job_ids: Sequence[str]) -> list[Record | None]:
+        """The jobs' records; None where there is none."""
+        return [parse_record(reply) for reply in self._pipeline.call([record_command(id) for id in job_ids])]
+
+    def live(self, boots: Sequence[str]) -> list[bool]:
+        """Whether these boots hold a lease."""
+        return [
+            score is not None for score in self._pipeline.call([("ZSCORE", LIVE, boot) for boot in boots])
+        ]
+
+    def tell(self, commands: Sequence[Command]) -> list[Reply]:
+        """Anything else."""
+        return self._pipeline.call(commands)
+
+    def _restore(self, pairs: Sequence[Pair]) -> Fates:
+        """After a new connection or a new boot id: what the logs lack, and whose the jobs are."""
+        fates: Fates = {}
+        while pairs:
+            boot = self._boot()
+            replies = self._pipeline.call(
+                [reappend_command(a.job_id, g.attempt, boot, g.claim, g.unsent) for a, g in pairs]
+            )
+            short: list[Pair] = []
+            for pair, reply in zip(pairs, replies, strict=True):
+                assignment, generation = pair
+                written = _parse(parse_written, reply)
+                if isinstance(written, ResponseError) or written.outcome in _LOSSES:
+                    fates[assignment] = _fate(written)
+                    continue
+                outcome, generation.sent = written
+                assignment.connection = self._pipeline.number
+                if outcome is Outcome.LOST:
+                    short.append(pair)
+            pairs = short  # their logs lack more than was sent: again, from what is there
+        return fates
+
+    def _append(self, pairs: Sequence[Pair], fates: Fates) -> None:
+        writes: list[tuple[Pair, Entry | None]] = []
+        for pair in pairs:
+            writes += [(pair, None)] if pair[1].end else [(pair, entry) for entry in pair[1].unsent]
+        replies = self._pipeline.call([self._command(pair, entry) for pair, entry in writes])
+        live: list[Command] = []
+        for (pair, entry), reply in zip(writes, replies, strict=True):
+            assignment, generation = pair
+            if entry is None:
+                self._finished(pair, reply, fates)
+            elif (
+                assignment.connection and assignment not in fates and self._appended(assignment, reply, fates)
+            ):
+                generation.sent = entry.seq + 1
+                live.append(publish_command(assignment.job_id, entry))
+        # A live copy that is lost is a gap to its readers, who then read the log.
+        with suppress(Away):
+            self._pipeline.call(live)
+
+    def _command(self, pair: Pair, entry: Entry | None) -> Command:
+        assignment, generation = pair
+        if entry:
+            return append_command(assignment.job_id, generation.attempt, entry)
+        assert generation.end, "a finish is written for what has ended"
+        return finish_command(
+            assignment.job_id,
+            generation.attempt,
+            generation.unsent,
+            generation.end,
+            generation.result,
+            result_ttl=self._ttl,
+        )
+
+    def _appended(self, assignment: Assignment, reply: Reply, fates: Fates) -> bool:
+        outcome = _parse(parse_append, reply)
+        if outcome is Outcome.OK:
+            return True
+        if outcome is Outcome.GONE:
+            assignment.connection = 0  # not believed before a reappend says so, too
+        else:
+            fates[assignment] = _fate(outcome)
+        return False
+
+    def _finished(self, pair: Pair, reply: Reply, fates: Fates) -> None:
+        assignment, generation = pair
+        written = _parse(parse_written, reply)
+        if isinstance(written, Written) and written.outcome is Outcome.LOST:
+            _, generation.sent = written
+            assignment.connection = 0
+        elif isinstance(written, Written) and written.outcome is Outcome.OK:
+            fates[assignment] = Fate.FINISHED
+        else:
+            fates[assignment] = _fate(written)
+
+
+_LOSSES = (Outcome.FENCED, Outcome.GONE)
+
+
+def _parse(parse: Callable[[Reply], Answer], reply: Reply) -> Answer | ResponseError:
+    try:
+        return parse(reply)
+    except ResponseError as error:
+        return error
+
+
+def _fate(answer: Outcome | Written | ResponseError) -> Fate | ResponseError:
+    if isinstance(answer, ResponseError):
+        return answer
+    outcome = answer.outcome if isinstance(answer, Written) else answer
+    return Fate.GONE if outcome is Outcome.GONE else Fate.FENCED

@@ -1,0 +1,158 @@
+"""What a worker is told: one frozen value, read once and strictly from options and the environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from wire.errors import SagradaError
+from wire.keys import QUEUE_PREFIX, queue_of
+
+
+class ConfigError(SagradaError):
+    """A setting cannot be used; the message names its variable."""
+
+
+def _whole(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ValueError("a whole number, 0 or greater")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if (value := _whole(text)) < 1:
+        raise ValueError("a whole number greater than 0")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise ValueError("seconds, greater than 0")
+    return value
+
+
+def _word(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError("one of " + ", ".join(words))
+        return text
+
+    return parse
+
+
+def _flag(text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False}
+    if (value := words.get(text.lower())) is None:
+        raise ValueError("true or false")
+    return value
+
+
+def _own_queue(text: str) -> str:
+    if not text.startswith(QUEUE_PREFIX):
+        raise ValueError(f"a name that starts with {QUEUE_PREFIX}")
+    return text
+
+
+def _setting(default: Any, help: str, parse: Callable[[str], Any] = str) -> Any:
+    return field(default=default, metadata={"help": help, "parse": parse})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A worker's settings. Each field is an environment variable (its name in capitals) and an option."""
+
+    redis_url: str = _setting("redis://127.0.0.1:6379/0", "where the queue, the ledger and the registry are")
+    result_ttl: float = _setting(3600.0, "seconds that a finished job stays readable", _seconds)
+    lease_seconds: float = _setting(5.0, "seconds after which a silent worker's jobs go to others", _seconds)
+    drain_timeout: float = _setting(30.0, "seconds that running jobs get at shutdown", _seconds)
+    engine_patience: float = _setting(10.0, "seconds of silence that make an engine hung, at least", _seconds)
+    model_id: str = _setting("demo", "a model's folder, its name on the hub, `demo` or `scripted`")
+    served_model_name: str = _setting("", "the name that clients ask for; default: MODEL_ID")
+    queue: str = _setting("", "the Celery queue to serve; default: from the model's name", _own_queue)
+    revision: str = _setting("", "the model's branch, tag or commit on the hub")
+    device: str = _setting("auto", "auto, cpu, cuda or hpu", _word("auto", "cpu", "cuda", "hpu"))
+    dtype: str = _setting(
+        "auto",
+        "auto, float32, bfloat16, float16 or float64",
+        _word("auto", "float32", "bfloat16", "float16", "float64"),
+    )
+    slots: int = _setting(32, "sequences that run at once", _positive)
+    lookahead: int = _setting(4, "jobs taken beyond the free slots, so that none stays empty", _whole)
+    block_size: int = _setting(16, "tokens per KV block", _positive)
+    kv_blocks: int = _setting(0, "KV blocks; 0: as the memory allows", _whole)
+    max_input_tokens: int = _setting(0, "longest prompt; 0: as the model allows", _whole)
+    max_total_tokens: int = _setting(0, "longest prompt and output together; 0: as the model allows", _whole)
+    prefill_chunk: int = _setting(256, "most prompt tokens of one sequence in one step", _positive)
+    prefill_batch: int = _setting(4, "most sequences in one prefill step", _positive)
+    cache_dir: str = _setting("", "where downloaded models are kept; default: the hub's own cache")
+    hf_token: str = _setting("", "the hub's access token")
+    hf_hub_offline: bool = _setting(False, "never ask the hub, use what is in the cache", _flag)
+
+    @property
+    def name(self) -> str:
+        """The served model's name."""
+        return self.served_model_name or self.model_id
+
+    @property
+    def task_queue(self) -> str:
+        """The Celery queue."""
+        return self.queue or queue_of(self.name)
+
+    def __repr__(self) -> str:
+        """Without secrets: REDIS_URL may hold a password."""
+        return f"Config(model={self.name!r}, queue={self.task_queue!r}, device={self.device!r})"
+
+
+def load(options: Mapping[str, str] | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+    """The settings: an option wins over its variable, an empty one counts as not given. ConfigError if unusable."""
+    values = {}
+    for setting in fields(Config):
+        variable = setting.name.upper()
+        text = (options or {}).get(setting.name) or environ.get(variable, "")
+        if not text:
+            continue
+        try:
+            values[setting.name] = setting.metadata["parse"](text)
+        except ValueError as error:
+            raise ConfigError(f"{variable}={text!r} is not usable: give {error}") from None
+    config = Config(**values)
+    _check(config)
+    return config
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `python -m worker`."""
+    made = argparse.ArgumentParser(
+        prog="python -m worker",
+        description="Serve one model: take jobs from its Celery queue, run them in one continuous batch.",
+        epilog="Every option is an environment variable too: --model-id is MODEL_ID.",
+    )
+    for setting in fields(Config):
+        given = f" [{setting.default}]" if setting.default not in ("", False) else ""
+        text = (setting.metadata["help"] + given).replace("%", "%%")
+        made.add_argument("--" + setting.name.replace("_", "-"), metavar=setting.name.upper(), help=text)
+    made.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR [INFO]")
+    return made
+
+
+def from_arguments(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple[Config, str]:
+    """The settings and the log level out of a command line."""
+    options = vars(parser().parse_args(argv))
+    log_level = options.pop("log_level")
+    return load({name: text for name, text in options.items() if text}, environ), log_level
+
+
+def _check(config: Config) -> None:
+    inputs, total = config.max_input_tokens, config.max_total_tokens
+    if inputs and total and inputs >= total:
+        raise ConfigError(
+            f"MAX_INPUT_TOKENS={inputs} leaves no room for output: make it smaller than "
+            f"MAX_TOTAL_TOKENS={total}"
+        )

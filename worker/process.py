@@ -1,0 +1,217 @@
+"""One worker process: boot, engine, publisher and registry entry, put together. Knows nothing of Celery."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from redis.exceptions import RedisError
+
+from models.step import LoadSpec
+from wire.owner import set_owner
+from wire.registry import Registry, WorkerInfo, WorkerState
+from worker.assignment import Assignment
+from worker.boot import Boot, connect
+from worker.clerk import Clerk
+from worker.config import Config
+from worker.inbox import Inbox
+from worker.intake import Intake
+from worker.jobs import Jobs
+from worker.launcher import EngineProcess
+from worker.pipeline import Pipeline
+from worker.publisher import Publisher
+from worker.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+FAILED_TTL = 60.0
+"""Seconds that the reason of a failure stays in the registry after the process has gone."""
+HAND_OVER = 5.0
+"""Seconds for giving jobs back at the end."""
+
+
+class WorkerProcess:
+    """Started by the pool, and stopped by it: `drain`, then `stop`."""
+
+    def __init__(
+        self, config: Config, name: str, made_room: Callable[[], None], gave_up: Callable[[], None]
+    ) -> None:
+        """`name` is the Celery node's. `made_room`: more jobs could come now. `gave_up`: the process is to end."""
+        self.config, self.name = config, name
+        self.boot = Boot(config.redis_url, config.lease_seconds)
+        self._end_process = gave_up
+        self._registry = Registry(connect(config.redis_url, config.lease_seconds))
+        self._error = ""
+        self._started = time.time()
+        self._publish_at = 0.0
+        self._publishing = threading.Lock()
+        self._publisher = self._make_publisher(made_room)
+        self.boot.room = self.room
+        self.boot.on_tick = self._tick
+        self.boot.on_hint = lambda job_id: self._publisher.look_at([job_id])
+        self.boot.on_elsewhere = self._publisher.look_at
+        self.boot.on_new_boot = self._new_boot
+
+    def _make_publisher(self, made_room: Callable[[], None]) -> Publisher:
+        config, inbox = self.config, Inbox()
+        pipeline = Pipeline(config.redis_url, timeout=max(1.0, config.lease_seconds / 2))
+        clerk = Clerk(pipeline, config.result_ttl, config.task_queue, lambda: self.boot.id)
+        intake = Intake(self._registry, config.name, inbox.put)
+        supervisor = Supervisor(
+            partial(EngineProcess.start, load_spec(config), patience=config.engine_patience)
+        )
+        jobs = Jobs(config, clerk, intake, supervisor.send, made_room)
+        return Publisher(jobs, inbox, pipeline, supervisor, intake, self._gave_up)
+
+    def start(self) -> None:
+        """Take up the lease, start the engine; does not wait for either."""
+        set_owner(self.boot)
+        self.boot.start()
+        self._publisher.start()
+
+    def room(self) -> int:
+        """Jobs to take now."""
+        return self._publisher.room(self.config.lookahead)
+
+    def deliver(self, assignment: Assignment) -> None:
+        """Take a job."""
+        self._publisher.deliver(assignment)
+
+    def drop(self, assignment: Assignment, hand_over: bool) -> None:
+        """Stop a job: for good, or for another worker to go on."""
+        self._publisher.drop(assignment, hand_over)
+
+    def cancel(self, job_id: str) -> None:
+        """End the record of a job whose message was revoked."""
+        self._publisher.cancel(job_id)
+
+    def drain(self) -> None:
+        """Take nothing more; say so."""
+        self._publisher.draining = True
+        self._publish_at = 0.0
+
+    def hand_over(self) -> bool:
+        """Give back what still runs."""
+        return self._publisher.hand_over(HAND_OVER)
+
+    def stop(self) -> None:
+        """End engine, lease and registry entry. What is still unacked returns to the queue."""
+        self._publisher.stop(2 * HAND_OVER)
+        self.boot.leave()  # it stays the owner: Celery closes its channels later
+        with self._publishing:
+            self._publish_at = float("inf")
+            if not self._error:
+                self._attempt(lambda: self._registry.remove(self.boot.id))
+
+    # The boot's threads
+
+    def _tick(self, now: int) -> None:
+        self._publisher.tick(now)
+        if time.monotonic() >= self._publish_at:
+            self._publish_at = time.monotonic() + self.config.lease_seconds / 2
+            self._publish(2 * self.config.lease_seconds)
+
+    def _new_boot(self, old: str, new: str) -> None:
+        log.warning("the lease of boot %s was lost: going on as %s", old, new)
+        self._publisher.new_boot()
+        self._publish_at = 0.0
+        self._attempt(lambda: self._registry.remove(old))
+
+    # The registry
+
+    def _gave_up(self, reason: str) -> None:
+        self._error = reason
+        self._publish(FAILED_TTL)
+        self._end_process()
+
+    def _publish(self, ttl: float) -> None:
+        with self._publishing:
+            if self._publish_at != float("inf"):
+                self._attempt(lambda: self._registry.publish(self.info(), FAILED_TTL if self._error else ttl))
+        shop = self._publisher.jobs.shop
+        if shop:
+            self._attempt(lambda: self._registry.touch_blob(shop.blob))
+
+    def _attempt(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except RedisError as error:
+            log.debug("registry: %s", error)
+
+    @property
+    def state(self) -> WorkerState:
+        """As in the registry."""
+        if self._error:
+            return "failed"
+        if self._publisher.draining:
+            return "draining"
+        return "serving" if self._publisher.jobs.serving else "loading"
+
+    def info(self) -> WorkerInfo:
+        """The registry entry as of now."""
+        publisher, ready = self._publisher, self._publisher.ready
+        shop, stepped, supervisor = publisher.jobs.shop, publisher.stepped, publisher.supervisor
+        described = {} if ready is None or shop is None else {
+            "revision": ready.revision,
+            "device": ready.device,
+            "dtype": ready.dtype,
+            "slots": ready.slots,
+            "kv_blocks": ready.num_blocks,
+            "kv_free": stepped.free_blocks if stepped else ready.num_blocks - 1,
+            "block_size": ready.block_size,
+            "max_input_tokens": ready.max_input_tokens,
+            "max_total_tokens": ready.max_total_tokens,
+            "eos_ids": tuple(ready.eos_ids),
+            "plan_hash": ready.plan_hash,
+            "buckets": ready.buckets,
+            "tokenizer": shop.blob,
+        }  # fmt: skip
+        return WorkerInfo(
+            boot=self.boot.id,
+            name=self.name,
+            model=self.config.name,
+            queue=self.config.task_queue,
+            state=self.state,
+            stage=supervisor.stage,
+            progress=supervisor.progress,
+            error=self._error,
+            running=len(publisher.jobs.roster.in_engine),
+            free=self.room(),
+            started=self._started,
+            counters=self.counters(),
+            **described,  # type: ignore[arg-type]
+        )
+
+    def counters(self) -> dict[str, float]:
+        """What has happened since the process began."""
+        stepped, supervisor = self._publisher.stepped, self._publisher.supervisor
+        return {
+            **self._publisher.jobs.counters,
+            **{"boot_" + name: value for name, value in self.boot.counters().items()},
+            "steps": stepped.steps if stepped else 0,
+            "compilations": stepped.compilations if stepped else 0,
+            "engine_restarts": max(0, supervisor.restarts),
+        }
+
+
+def load_spec(config: Config) -> LoadSpec:
+    """What the engine is told to load."""
+    return LoadSpec(
+        model_id=config.model_id,
+        revision=config.revision,
+        device="" if config.device == "auto" else config.device,
+        dtype="" if config.dtype == "auto" else config.dtype,
+        slots=config.slots,
+        block_size=config.block_size,
+        kv_blocks=config.kv_blocks,
+        max_input_tokens=config.max_input_tokens,
+        max_total_tokens=config.max_total_tokens,
+        prefill_chunk=config.prefill_chunk,
+        prefill_batch=config.prefill_batch,
+        cache_dir=config.cache_dir,
+        offline=config.hf_hub_offline,
+        token=config.hf_token,
+    )
