@@ -1,0 +1,1 @@
+"""HTTP on one side, Redis on the other, no thought in between."""

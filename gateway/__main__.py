@@ -1,0 +1,103 @@
+"""`python -m gateway`: the gateway under gunicorn's threaded worker."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+
+from gateway.app import create_app
+from gateway.config import Config, ConfigError
+from gateway.service import Gateway
+
+CONNECTIONS = 8192
+"""Connections that one process serves at once; streams, once detached, are not among them."""
+
+
+class Server(BaseApplication):
+    """gunicorn with our settings: no file, no environment variable and no command line of its own."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._gateway: Gateway | None = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Hand gunicorn its settings."""
+        for name, value in settings(self._config).items():
+            self.cfg.set(name, value)
+        self.cfg.set("worker_exit", lambda arbiter, worker: self._drain())
+
+    def load(self) -> Any:
+        """The WSGI application of one worker process."""
+        app, self._gateway = create_app(self._config)
+        return app
+
+    def _drain(self) -> None:
+        if self._gateway is not None:
+            self._gateway.drain()
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """gunicorn's settings; facts and reasons are its documentation's."""
+    shared_memory = Path("/dev/shm")
+    return {
+        "bind": f"[{config.host}]:{config.port}" if ":" in config.host else f"{config.host}:{config.port}",
+        "proc_name": "sagrada-gateway",
+        "worker_class": "gthread",
+        "workers": config.gateway_workers,
+        "threads": config.gateway_threads,
+        "worker_connections": CONNECTIONS,
+        "backlog": 4096,
+        "keepalive": 75,
+        # A worker that drains tells nobody that it lives: it gets all of its drain, and time to say goodbye.
+        "timeout": int(config.drain_timeout) + 60,
+        "graceful_timeout": int(config.drain_timeout) + 15,
+        "control_socket_disable": True,
+        "worker_tmp_dir": str(shared_memory) if shared_memory.is_dir() else None,
+        "loglevel": "warning",
+    }
+
+
+def options() -> argparse.ArgumentParser:
+    """One option per setting; the environment variable of the same name is its default."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gateway",
+        description="Serve Sagrada's HTTP API. Every option can be given as the environment variable of its name.",
+    )
+    for f in fields(Config):
+        flag = "--" + f.name.replace("_", "-")
+        default = f"; {f.default}" if f.default != "" else ""
+        parser.add_argument(flag, metavar="X", help=f"{f.metadata['help']} ({f.name.upper()}{default})")
+    return parser
+
+
+def configure(argv: list[str]) -> Config:
+    """The settings of environment and command line, the latter first; ConfigError names what is wrong."""
+    given = {name: text for name, text in vars(options().parse_args(argv)).items() if text is not None}
+    return Config.from_env(given)
+
+
+def raise_file_limit() -> None:
+    """As many descriptors as we may have: every stream is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    try:
+        config = configure(sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(f"gateway: {error}")
+    raise_file_limit()
+    Server(config).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""From a request to a queued job: parse, count, record first, queue second."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
+import redis
+from celery import Celery
+
+from gateway.config import Config
+from gateway.errors import BACKEND_DOWN, Unavailable
+from gateway.fleet import Fleet, Model
+from wire.errors import QueueFull, ValidationError
+from wire.job import Job, new_job_id
+from wire.keys import SECRET, TASK_NAME
+from wire.ledger import Ledger
+from wire.queue import TaskQueue
+from wire.record import Record
+from wire.request import GenerateRequest, RequestLimits, to_job
+from wire.tokenizer import Tokenizer
+from wire.transport import broker_url
+
+TOKENISE_UP_TO = 64 * 1024
+"""Bytes of prompt that are tokenised here; longer ones cost too much of a gateway and are counted by the worker."""
+
+MAX_KEY = 255
+"""Longest Idempotency-Key, characters."""
+
+SEND_RETRY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+"""One more try: the pooled connection may be stale. The queue takes a message once, however often it is put."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A job that has been recorded and queued."""
+
+    job: Job
+    record: Record
+    request: GenerateRequest
+    model: Model
+    tokenizer: Tokenizer
+
+
+def sender(config: Config, timeout: float) -> Celery:
+    """A Celery app that only sends: no result backend, since the gateway reads the ledger."""
+    app = Celery("sagrada.gateway", broker=broker_url(config.redis_url), set_as_current=False)
+    app.conf.update(
+        broker_pool_limit=config.gateway_threads,
+        broker_connection_timeout=1,
+        broker_transport_options={
+            "socket_timeout": timeout,
+            "socket_connect_timeout": 1,
+            "max_connections": 1000,
+        },
+        task_ignore_result=True,
+    )
+    return app
+
+
+def canonical(body: bytes) -> str:
+    """The digest of a JSON body, whatever the order of its keys or its white space."""
+    return hashlib.sha256(msgspec.json.encode(msgspec.json.decode(body), order="sorted")).hexdigest()
+
+
+class Admission:
+    """Takes requests in. What it raises is the client's answer; then nothing was accepted."""
+
+    def __init__(
+        self,
+        config: Config,
+        client: redis.Redis,
+        ledger: Ledger,
+        fleet: Fleet,
+        app: Celery,
+        withdraw: Callable[[str], None],
+    ) -> None:
+        """`withdraw` removes the record of a job that could not be queued, now or when Redis is back."""
+        self._config, self._redis, self._ledger, self._fleet = config, client, ledger, fleet
+        self._app, self._withdraw = app, withdraw
+        self.gateway_id = new_job_id()
+        """This process, in the jobs that are bound to its connections."""
+
+    def accept(
+        self,
+        request: GenerateRequest,
+        *,
+        job_id: str | None = None,
+        digest: str = "",
+        stream: bool = False,
+        bound: bool = False,
+    ) -> Accepted:
+        """Record and queue a job. With the id and digest of an earlier one: that one, whatever its state."""
+        model = self._fleet.model(request.model)
+        tokenizer = self._fleet.tokenizer(model)
+        short = len(request.inputs) <= TOKENISE_UP_TO and len(request.inputs.encode()) <= TOKENISE_UP_TO
+        job = to_job(
+            request,
+            RequestLimits(max_input_tokens=model.max_input_tokens, max_total_tokens=model.max_total_tokens),
+            job_id=job_id or new_job_id(),
+            model=model.name,
+            encode=tokenizer.encode if short else None,
+            stream=stream,
+            gateway=self.gateway_id if bound else "",
+        )
+        self._check_room(model.queue)
+        created, record = self._ledger.submit(job, model.queue, digest)
+        if record.state == "queued":
+            self._send(job, record.queue, created)
+        return Accepted(job, record, request, model, tokenizer)
+
+    def keyed(self, key: str | None, body: bytes) -> tuple[str | None, str]:
+        """(job id, digest) of a request with this Idempotency-Key; (None, "") without one."""
+        if key is None:
+            return None, ""
+        if not 0 < len(key) <= MAX_KEY:
+            raise ValidationError(f"`Idempotency-Key` must have 1 to {MAX_KEY} characters. Given: {len(key)}")
+        name = b"\0" + key.encode()  # tenant, NUL, key: the one tenant there is has no name
+        return hmac.new(self._secret, name, hashlib.sha256).hexdigest()[:32], canonical(body)
+
+    @cached_property
+    def _secret(self) -> bytes:
+        """The same for all gateways of a Redis, whoever came first."""
+        if self._config.sagrada_secret:
+            return self._config.sagrada_secret.encode()
+        self._redis.set(SECRET, secrets.token_bytes(32), nx=True)
+        found = self._redis.get(SECRET)
+        assert isinstance(found, bytes), "the secret never expires"
+        return found
+
+    def _check_room(self, queue: str) -> None:
+        waiting = TaskQueue(self._redis, queue).size()
+        if waiting >= self._config.max_queued:
+            raise QueueFull(f"the queue {queue} is full: {waiting} jobs wait already; try again later")
+
+    def _send(self, job: Job, queue: str, created: bool) -> None:
+        """Queue the job's id; the prompt stays in the record."""
+        try:
+            self._app.send_task(
+                TASK_NAME,
+                task_id=job.id,
+                queue=queue,
+                priority=job.priority,
+                argsrepr="",
+                kwargsrepr="",
+                ignore_result=True,
+                retry_policy=SEND_RETRY,
+            )
+        except (*BACKEND_DOWN, OSError) as error:
+            if created:
+                self._withdraw(job.id)
+            raise Unavailable(
+                "the job could not be queued and was not accepted; try again in a moment"
+            ) from error

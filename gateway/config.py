@@ -1,0 +1,72 @@
+"""The gateway's settings, read once from the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+class ConfigError(Exception):
+    """A setting cannot be read; the message names the variable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Every setting of one gateway; `metadata["help"]` is its line in `--help`."""
+
+    redis_url: str = field(
+        default="redis://127.0.0.1:6379/0", metadata={"help": "the Redis that holds queue, jobs and logs"}
+    )
+    host: str = field(default="127.0.0.1", metadata={"help": "address to listen on"})
+    port: int = field(default=8080, metadata={"help": "port to listen on", "least": 0, "most": 65535})
+    gateway_workers: int = field(default=1, metadata={"help": "gunicorn processes", "least": 1})
+    gateway_threads: int = field(
+        default=64, metadata={"help": "threads per process; a waiting request holds none", "least": 1}
+    )
+    max_queued: int = field(
+        default=10_000, metadata={"help": "jobs that may wait in a model's queue; more get 429", "least": 1}
+    )
+    max_streams: int = field(
+        default=20_000, metadata={"help": "open streams and waits per process; more get 429", "least": 1}
+    )
+    max_body_bytes: int = field(default=2_000_000, metadata={"help": "largest request body", "least": 1})
+    drain_timeout: float = field(
+        default=30.0, metadata={"help": "seconds that bound requests get to end after SIGTERM", "least": 0}
+    )
+    result_ttl: float = field(
+        default=3600.0, metadata={"help": "seconds that a finished job is kept", "least": 1}
+    )
+    sagrada_secret: str = field(
+        default="", repr=False, metadata={"help": "key of idempotency ids; default: made once, kept in Redis"}
+    )
+
+    @classmethod
+    def from_env(
+        cls, given: Mapping[str, str] | None = None, environ: Mapping[str, str] = os.environ
+    ) -> Config:
+        """What `given` says by field name, else the environment; empty is unset. ConfigError names the variable."""
+        texts = {f.name: (given or {}).get(f.name) or environ.get(f.name.upper(), "") for f in fields(cls)}
+        values: dict[str, Any] = {name: parse(name, text) for name, text in texts.items() if text}
+        return cls(**values)
+
+
+def _number(name: str, kind: Callable[[str], float], text: str) -> float:
+    limits = {f.name: f.metadata for f in fields(Config)}[name]
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ConfigError(f"{name.upper()} must be a number, not {text!r}") from None
+    least, most = limits.get("least", float("-inf")), limits.get("most", float("inf"))
+    if not least <= value <= most:
+        raise ConfigError(f"{name.upper()} must be at least {least} and at most {most}, not {text}")
+    return value
+
+
+def parse(name: str, text: str) -> str | int | float:
+    """The value of the setting `name` out of its text; ConfigError names the variable."""
+    kind = {f.name: f.type for f in fields(Config)}[name]
+    if kind == "str":
+        return text
+    return _number(name, int if kind == "int" else float, text)

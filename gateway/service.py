@@ -1,0 +1,151 @@
+"""What all views of one gateway process share, and its life from fork to drain."""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from gateway.admission import Admission, sender
+from gateway.catchup import CatchUp
+from gateway.clock import Clock
+from gateway.config import Config
+from gateway.detach import Poller
+from gateway.errors import TooManyStreams
+from gateway.fleet import Fleet
+from gateway.hub import Hub
+from wire.errors import JobNotFound
+from wire.keys import boot_channel
+from wire.ledger import Ledger
+from wire.queue import TaskQueue
+from wire.record import Record
+
+log = logging.getLogger("sagrada.gateway")
+
+REDIS_TIMEOUT = 1.5
+"""Seconds that one answer of Redis may take: what a request waits at most before it is told 503."""
+
+CHORES = 4
+"""Threads for what nobody waits for: cancelling for clients that left, the last look at a record."""
+
+PATIENCE = 60
+"""Attempts, a second apart, to cancel a job that nobody wants while Redis is away."""
+
+
+def connect(config: Config) -> redis.Redis:
+    """A client whose every call ends soon: bounded pool, bounded waits, one retry on a stale connection."""
+    pool = redis.BlockingConnectionPool.from_url(
+        config.redis_url,
+        max_connections=config.gateway_threads + CHORES + 4,
+        timeout=1,
+        socket_timeout=REDIS_TIMEOUT,
+        socket_connect_timeout=1,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
+        decode_responses=False,
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+class Gateway:
+    """One process's connections, threads and verbs."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.redis = connect(config)
+        self.ledger = Ledger(self.redis, config.result_ttl)
+        self.fleet = Fleet(self.redis)
+        self.clock = Clock()
+        self.poller = Poller(self.clock) if hasattr(select, "epoll") else None
+        self.catch_up = CatchUp(self.redis)
+        self.hub = Hub(config.redis_url, self.clock, self.catch_up)
+        self.admission = Admission(
+            config, self.redis, self.ledger, self.fleet, sender(config, REDIS_TIMEOUT), self.withdraw
+        )
+        self._chores = ThreadPoolExecutor(CHORES, thread_name_prefix="chore")
+
+    def start(self) -> None:
+        """Start the threads; once per process, after the fork."""
+        self.clock.start()
+        if self.poller is not None:
+            self.poller.start()
+        self.catch_up.start()
+        self.hub.start()
+
+    def admit_stream(self) -> None:
+        """Raise TooManyStreams if this process holds as many as it may."""
+        if len(self.hub) >= self.config.max_streams:
+            raise TooManyStreams("this gateway holds as many open streams as it may (MAX_STREAMS); try again")
+
+    def chore(self, work: Callable[[], None]) -> None:
+        """Do this soon, in another thread."""
+        self._chores.submit(self._attempt, work)
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:  # nobody waits for the future: the log is the only place to say it
+            log.exception("a chore failed")
+
+    def cancel(self, job_id: str) -> Record:
+        """End the job as cancelled if it has not ended, and let its worker or its queue know; JobNotFound."""
+        stopped = self.ledger.cancel(job_id)
+        if stopped.boot:
+            self.redis.publish(boot_channel(stopped.boot), job_id)
+        elif stopped.record.queue:
+            TaskQueue(self.redis, stopped.record.queue).remove(job_id)
+        return stopped.record
+
+    def cancel_soon(self, job_id: str) -> None:
+        """Cancel without waiting: its client has left."""
+        self._insist(lambda: self.cancel(job_id))
+
+    def withdraw(self, job_id: str) -> None:
+        """Make as if the job had never been submitted: it could not be queued."""
+
+        def work() -> None:
+            record = self.ledger.cancel(job_id).record
+            self.ledger.delete(job_id)
+            # Last, since it matters least: a message without a record is dropped by whoever takes it.
+            TaskQueue(self.redis, record.queue).remove(job_id)
+
+        self._insist(work)
+
+    def _insist(self, work: Callable[[], object], attempts: int = PATIENCE) -> None:
+        """Do it now or, while Redis is away, again each second for a while."""
+
+        def attempt() -> None:
+            try:
+                work()
+            except JobNotFound:
+                pass
+            except redis.RedisError:
+                if attempts > 1:
+                    self.clock.after(1, lambda: self._insist(work, attempts - 1))
+
+        self.chore(attempt)
+
+    def drain(self) -> None:
+        """End every stream: those that can be resumed at once, bound requests when they are done or time is up."""
+        for subscriber in self.hub.subscribers():
+            if not subscriber.bound:
+                subscriber.abandon()
+        self._wait(lambda: not len(self.hub), self.config.drain_timeout)
+        for subscriber in self.hub.subscribers():
+            subscriber.abandon()
+        self._chores.shutdown()
+        poller = self.poller
+        if poller is not None:
+            self._wait(lambda: not len(poller), 2)
+
+    @staticmethod
+    def _wait(done: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not done() and time.monotonic() < deadline:
+            time.sleep(0.02)

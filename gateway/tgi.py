@@ -1,0 +1,267 @@
+"""TGI's API: /generate and /generate_stream, to the letter. Both are bound to their connection."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+import redis
+from flask import Blueprint, Response, request
+
+from gateway import errors
+from gateway.admission import Accepted
+from gateway.body import json_body
+from gateway.detach import Exchange, respond
+from gateway.service import Gateway
+from gateway.stream import SSE, Streaming, Waiting
+from wire.errors import ValidationError
+from wire.events import Cancelled, Done, Event, Expired, Failed, Terminal, Token
+from wire.job import Usage
+from wire.record import Record
+from wire.request import GenerateRequest, parse
+
+LOOK_BACK = 4096
+"""Characters of text in which a stop string is looked for; longer than any can be."""
+
+GONE_AWAY = Failed(
+    seq=0, error="the gateway is shutting down; send the request again", error_type="overloaded"
+)
+DELETED = Cancelled(seq=0)
+
+_encode = msgspec.json.encode
+
+
+class Generation:
+    """What a TGI answer needs of a job, gathered as its events come."""
+
+    def __init__(self, accepted: Accepted, began: float) -> None:
+        """`began`: when the request came, monotonic seconds."""
+        self.accepted, self.began = accepted, began
+        self.validation = time.monotonic() - began
+        self.tokens: list[Token] = []
+
+    @property
+    def text(self) -> str:
+        """The answer's text, the prompt before it if that was asked for."""
+        asked = self.accepted.request
+        prompt = asked.inputs if asked.params.return_full_text else ""
+        return prompt + "".join([token.text for token in self.tokens])
+
+    def token(self, token: Token) -> dict[str, Any]:
+        """A token as TGI shows it: a special one with its own text, though that is no part of the answer's."""
+        text = token.text or (self.accepted.tokenizer.token_text(token.id) if token.special else "")
+        return {"id": token.id, "text": text, "logprob": token.logprob, "special": token.special}
+
+    def details(self, done: Done) -> dict[str, Any]:
+        """What `details` begins with, streamed or not; the seed of a greedy generation is null."""
+        sampled = self.accepted.job.params.do_sample
+        return {
+            "finish_reason": done.finish_reason,
+            "generated_tokens": done.usage.completion_tokens,
+            "seed": done.seed if sampled else None,
+        }
+
+
+def failure(end: Terminal) -> tuple[int, bytes]:
+    """(HTTP status, TGI's body) for a generation that ended without success."""
+    match end:
+        case Failed(error=error, error_type=kind):
+            status = errors.FAILED_STATUS.get(kind, 500)
+            return status, errors.body(errors.PREFIX.get(kind, "") + error, kind)
+        case Expired():
+            return 424, errors.body(errors.PREFIX["generation"] + errors.EXPIRED, "generation")
+    return 500, errors.body("Incomplete generation", "incomplete_generation")
+
+
+def compute_type(accepted: Accepted) -> str:
+    """TGI's x-compute-type."""
+    return f"{accepted.model.one.device or 'cpu'}+optimized"
+
+
+def headers(generation: Generation, usage: Usage, record: Record | None) -> dict[str, str]:
+    """TGI's x-* headers of a whole answer; times in ms but for x-compute-time. The record tells queue from work."""
+    total = time.monotonic() - generation.began
+    queued = (record.started - record.created) / 1000 if record else 0.0
+    inference = (record.finished - record.started) / 1000 if record else total
+    characters = len(generation.accepted.request.inputs)
+    return {
+        "x-compute-type": compute_type(generation.accepted),
+        "x-compute-time": f"{total:.6f}",
+        "x-compute-characters": str(characters),
+        "x-total-time": str(round(total * 1000)),
+        "x-validation-time": str(round(generation.validation * 1000)),
+        "x-queue-time": str(round(queued * 1000)),
+        "x-inference-time": str(round(inference * 1000)),
+        "x-time-per-token": str(round(inference * 1000 / max(1, usage.completion_tokens))),
+        "x-prompt-tokens": str(usage.prompt_tokens),
+        "x-generated-tokens": str(usage.completion_tokens),
+    }
+
+
+class Whole(Waiting):
+    """A client of /generate: one answer, when the generation has ended."""
+
+    bound = True
+
+    def __init__(self, gateway: Gateway, exchange: Exchange, generation: Generation) -> None:
+        super().__init__(gateway, exchange, generation.accepted.job.id)
+        self._generation = generation
+
+    def deliver(self, events: list[Event]) -> None:
+        """Gather tokens; the end makes the answer."""
+        for event in events:
+            if isinstance(event, Token):
+                self._generation.tokens.append(event)
+            elif isinstance(event, Done):
+                self._succeed(event)
+            elif isinstance(event, Failed | Cancelled | Expired):
+                self.answer(*failure(event))
+
+    def _succeed(self, done: Done) -> None:
+        self.gateway.hub.close(self)
+        self.gateway.chore(lambda: self._send(done))
+
+    def _send(self, done: Done) -> None:
+        generation = self._generation
+        body: dict[str, Any] = {"generated_text": generation.text}
+        if generation.accepted.request.params.details:
+            tokens = [generation.token(token) for token in generation.tokens]
+            body["details"] = generation.details(done) | {"prefill": [], "tokens": tokens}
+        try:
+            record = self.gateway.ledger.record(self.job_id)
+        except redis.RedisError:  # the answer is complete; only its timing headers would be better
+            record = None
+        self.answer(200, _encode(body), headers(generation, done.usage, record))
+
+    def vanished(self) -> None:
+        """Somebody deleted the job."""
+        self.answer(*failure(DELETED))
+
+    def abandon(self) -> None:
+        """The gateway goes: nobody would hear the end."""
+        self.gateway.cancel_soon(self.job_id)
+        self.answer(503, failure(GONE_AWAY)[1], {"Retry-After": "1"})
+
+
+class Stream(Streaming):
+    """A client of /generate_stream: an event per token, the last one with the whole text."""
+
+    bound = True
+
+    def __init__(self, gateway: Gateway, exchange: Exchange, generation: Generation) -> None:
+        super().__init__(gateway, exchange, generation.accepted.job.id)
+        self._generation = generation
+        self._pending: Token | None = None
+        self._recent = ""
+
+    def start(self) -> None:
+        """Send the head, then listen."""
+        self.exchange.begin(stream_headers(self._generation.accepted))
+        super().start()
+
+    def deliver(self, events: list[Event]) -> None:
+        """Send tokens at once, but keep one that may be the last until it is known whether it is."""
+        out: list[bytes] = []
+        for event in events:
+            if isinstance(event, Token):
+                out += self._token(event)
+            elif isinstance(event, Done):
+                out.append(self._last(event))
+            elif isinstance(event, Failed | Cancelled | Expired):
+                out += [*self._release(), b"data: %b\n\n" % failure(event)[1]]
+        self.write(b"".join(out))
+        if self.reader.ended:
+            self.end()
+
+    def _token(self, token: Token) -> list[bytes]:
+        out = self._release()
+        self._generation.tokens.append(token)
+        self._pending = token
+        return out if self._may_be_last(token) else out + self._release()
+
+    def _release(self) -> list[bytes]:
+        token, self._pending = self._pending, None
+        return [] if token is None else [self._event(token, None, None)]
+
+    def _event(self, token: Token, text: str | None, details: dict[str, Any] | None) -> bytes:
+        index = token.index + 1  # TGI counts from 1
+        body = {
+            "index": index,
+            "token": self._generation.token(token),
+            "generated_text": text,
+            "details": details,
+        }
+        return b"data: %b\n\n" % _encode(body)
+
+    def _may_be_last(self, token: Token) -> bool:
+        accepted = self._generation.accepted
+        params = accepted.job.params
+        self._recent = (self._recent + token.text)[-LOOK_BACK:] if params.stop else ""
+        return (
+            accepted.job.ids is None  # the worker counts the prompt, and may shorten the answer
+            or token.index + 1 >= params.max_new_tokens
+            or token.special
+            or token.id in accepted.model.one.eos_ids
+            or any(stop in self._recent for stop in params.stop)
+        )
+
+    def _last(self, done: Done) -> bytes:
+        generation = self._generation
+        # Should the end come unforeseen, its event repeats the last token without text.
+        last = self._pending or msgspec.structs.replace(generation.tokens[-1], text="")
+        details = None
+        if generation.accepted.request.params.details:
+            details = generation.details(done) | {"input_length": done.usage.prompt_tokens}
+        return self._event(last, generation.text, details)
+
+    def vanished(self) -> None:
+        """Somebody deleted the job."""
+        self._say_and_end(DELETED)
+
+    def abandon(self) -> None:
+        """The gateway goes: nobody would hear the end."""
+        self.gateway.cancel_soon(self.job_id)
+        self._say_and_end(GONE_AWAY)
+
+    def _say_and_end(self, end: Terminal) -> None:
+        self.write(b"data: %b\n\n" % failure(end)[1])
+        self.end()
+
+
+def stream_headers(accepted: Accepted) -> dict[str, str]:
+    """TGI's headers of a stream."""
+    characters = str(len(accepted.request.inputs))
+    return SSE | {"x-compute-type": compute_type(accepted), "x-compute-characters": characters}
+
+
+def blueprint(gateway: Gateway) -> Blueprint:
+    """TGI's generation routes."""
+    routes = Blueprint("tgi", __name__)
+
+    def accept(asked: GenerateRequest, began: float, stream: bool) -> Generation:
+        gateway.admit_stream()
+        return Generation(gateway.admission.accept(asked, stream=stream, bound=True), began)
+
+    @routes.post("/generate")
+    def generate() -> Response:
+        began = time.monotonic()
+        generation = accept(parse(json_body(request, gateway.config.max_body_bytes)), began, stream=False)
+        return respond(
+            gateway.poller, request.environ, lambda exchange: Whole(gateway, exchange, generation).start()
+        )
+
+    @routes.post("/generate_stream")
+    def generate_stream() -> Response:
+        began = time.monotonic()
+        asked = parse(json_body(request, gateway.config.max_body_bytes))
+        try:
+            generation = accept(asked, began, stream=True)
+        except ValidationError as error:  # TGI: a stream that was begun can only fail inside
+            _, sentence, kind, _ = errors.describe(error)
+            return Response(b"data: %b\n\n" % errors.body(sentence, kind), 200, SSE)
+        return respond(
+            gateway.poller, request.environ, lambda exchange: Stream(gateway, exchange, generation).start()
+        )
+
+    return routes

@@ -1,0 +1,102 @@
+"""A real gateway under gunicorn on a real Redis, and a fake worker behind it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sagrada.embedded import EmbeddedServer
+from tests.integration.gateway.client import http
+from tests.integration.gateway.fake import FakeWorker
+from tests.support.fleet import free_port, wait_until
+
+
+class GatewayProcess:
+    """`python -m gateway`, started and stopped."""
+
+    def __init__(self, redis_url: str, log: Path, **env: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        settings = {"REDIS_URL": redis_url, "PORT": str(self.port), "HOST": "127.0.0.1", **env}
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gateway"], env={**os.environ, **settings}, stdout=out, stderr=out
+            )
+
+    def live(self) -> GatewayProcess:
+        """Wait until it answers."""
+
+        def answers() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                return http.get(self.url + "/livez", timeout=5).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(answers, 60, "the gateway")
+        return self
+
+    def terminate(self, timeout: float = 60) -> int:
+        """SIGTERM; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def __enter__(self) -> GatewayProcess:
+        return self.live()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def gateway(
+    redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
+    """One for all tests that do not harm it."""
+    log = tmp_path_factory.mktemp("gateway") / "gateway.log"
+    with GatewayProcess(redis_server.url, log, MAX_BODY_BYTES="200000") as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def narrow(
+    redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
+    """One with little room: 4 threads, 200 streams, 50 waiting jobs."""
+    log = tmp_path_factory.mktemp("narrow") / "gateway.log"
+    room = {"GATEWAY_THREADS": "4", "MAX_STREAMS": "200", "MAX_QUEUED": "50"}
+    with GatewayProcess(redis_server.url, log, **room) as process:
+        yield process
+
+
+@pytest.fixture
+def worker(redis_url: str) -> Iterator[FakeWorker]:
+    """Serves the model `fake` on an empty Redis."""
+    with FakeWorker(redis_url) as fake:
+        yield fake
+
+
+def sees_worker(gateway: GatewayProcess) -> str:
+    """The gateway's URL, once it has heard of the worker: what it knew of the last test's may be a second old."""
+    wait_until(lambda: http.get(gateway.url + "/readyz").status_code == 200, 30, "a serving worker")
+    return gateway.url
+
+
+@pytest.fixture
+def url(gateway: GatewayProcess, worker: FakeWorker) -> str:
+    return sees_worker(gateway)
+
+
+@pytest.fixture
+def narrow_url(narrow: GatewayProcess, worker: FakeWorker) -> str:
+    return sees_worker(narrow)

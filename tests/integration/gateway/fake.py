@@ -1,0 +1,173 @@
+"""The fleet's edge as the gateway sees it: one thread that drives the real ledger and registry, and no engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from redis import Redis
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
+
+from wire.commands import Claimed, Outcome
+from wire.events import Done, Failed, Token
+from wire.job import Result, Usage
+from wire.keys import queue_of
+from wire.ledger import Ledger
+from wire.queue import TaskQueue
+from wire.registry import Registry, WorkerInfo
+from wire.tokenizer import Tokenizer
+
+MODEL = "fake"
+EOS = 1
+WORDS = ["<unk>", "</s>", "the", "cat", "sat", "on", "a", "mat", "é", "fail", "now"]
+
+
+def tokenizer_files() -> dict[str, bytes]:
+    """A word-level tokenizer of eleven words; every other word is <unk>."""
+    vocab = {word: id for id, word in enumerate(WORDS)}
+    backend = Backend(models.WordLevel(vocab, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    backend.add_special_tokens(["</s>"])
+    return {"tokenizer.json": backend.to_str().encode(), "tokenizer_config.json": b'{"eos_token": "</s>"}'}
+
+
+@dataclass
+class Running:
+    """A claimed job and what it has said."""
+
+    claimed: Claimed
+    said: list[Token] = field(default_factory=list)
+
+
+class FakeWorker:
+    """Claims what is queued, says one word per step and job: "w0 ", "w1 ", …; "fail" in the prompt fails at once."""
+
+    def __init__(self, redis_url: str, *, model: str = MODEL, step: float = 0.002) -> None:
+        self.redis = Redis.from_url(redis_url)
+        self.ledger, self.registry = Ledger(self.redis), Registry(self.redis)
+        self.model, self.step, self.word = model, step, "w"
+        self.queue = TaskQueue(self.redis, queue_of(model))
+        self.tokenizer = Tokenizer.from_files(tokenizer_files())
+        self.boot, self.state, self.progress, self.error = f"boot-{model}", "serving", 0.0, ""
+        self.running: dict[str, Running] = {}
+        self.takes = threading.Event()
+        self.takes.set()
+        self.steps = threading.Event()
+        self.steps.set()
+        self.fenced: list[str] = []
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._published = 0.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> FakeWorker:
+        self.publish()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        self.registry.remove(self.boot)
+        self.redis.close()
+
+    def publish(self) -> None:
+        info = WorkerInfo(
+            boot=self.boot,
+            name=f"{self.model}@test",
+            model=self.model,
+            queue=self.queue.name,
+            state=self.state,  # type: ignore[arg-type]
+            stage="weights" if self.state == "loading" else "",
+            progress=self.progress,
+            error=self.error,
+            device="cpu",
+            dtype="float32",
+            slots=64,
+            running=len(self.running),
+            max_input_tokens=64,
+            max_total_tokens=2048,
+            eos_ids=(EOS,),
+            tokenizer=self.registry.put_blob(tokenizer_files()),
+            started=1.0,
+            counters={"tokens": 7.0},
+        )
+        self.registry.publish(info, 30)
+        self._published = time.monotonic()
+
+    def hold(self) -> None:
+        """Claim nothing more."""
+        with self._lock:
+            self.takes.clear()
+
+    def pause(self) -> None:
+        """Say nothing more."""
+        with self._lock:
+            self.steps.clear()
+
+    def resume_all(self) -> None:
+        """As if the worker had died and another had claimed its jobs."""
+        with self._lock:
+            for job_id in list(self.running):
+                self._claim(job_id)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            if time.monotonic() - self._published > 5:
+                self.publish()
+            with self._lock:
+                if self.takes.is_set():
+                    for job_id in self.queue.peek(1000):
+                        self.queue.remove(job_id)
+                        self._claim(job_id)
+                if self.steps.is_set():
+                    for job_id in list(self.running):
+                        self._say(job_id)
+            time.sleep(self.step if self.running else 5 * self.step)
+
+    def _claim(self, job_id: str) -> None:
+        reply = self.ledger.claim(job_id, self.boot)
+        self.running.pop(job_id, None)
+        if isinstance(reply, Claimed):
+            self.running[job_id] = Running(reply, list(reply.tokens))
+
+    def _say(self, job_id: str) -> None:
+        now = self.running[job_id]
+        job, n = now.claimed.job, len(now.said)
+        if "fail" in (job.inputs or self.tokenizer.decode(job.ids or ())).split():
+            self._finish(now, Failed(seq=n, error="the cat is not at home"))
+            return
+        last, text = n + 1 >= job.params.max_new_tokens, f"{self.word}{n} "
+        stopped = any(stop in text for stop in job.params.stop)
+        token = Token(seq=n, index=n, id=2 + n % 9, text=text, logprob=-0.5, special=False)
+        if last or stopped:
+            self._done(now, [token], "length" if last else "stop_sequence")
+        elif n + 1 == (job.params.min_new_tokens or -1):  # the tests' way to ask for an end of sequence
+            said = [token, Token(seq=n + 1, index=n + 1, id=EOS, text="", logprob=-0.1, special=True)]
+            self._done(now, said, "eos_token")
+        elif self.ledger.append(job_id, now.claimed.attempt, token) is Outcome.OK:
+            now.said.append(token)
+        else:
+            self._drop(job_id)
+
+    def _done(self, now: Running, tail: list[Token], reason: str) -> None:
+        job, said = now.claimed.job, now.said + tail
+        usage = Usage.of(len(job.ids or ()), len(said))
+        text = "".join(token.text for token in said)
+        end = Done(seq=len(said), finish_reason=reason, seed=job.params.seed, usage=usage)  # type: ignore[arg-type]
+        result = Result(text=text, finish_reason=reason, seed=job.params.seed, usage=usage)  # type: ignore[arg-type]
+        self._finish(now, end, result, tail)
+
+    def _finish(
+        self, now: Running, end: Done | Failed, result: Result | None = None, tail: list[Token] | None = None
+    ) -> None:
+        self.ledger.finish(now.claimed.job.id, now.claimed.attempt, end, result, tail or [])
+        self._drop(now.claimed.job.id, fenced=False)
+
+    def _drop(self, job_id: str, fenced: bool = True) -> None:
+        if fenced:
+            self.fenced.append(job_id)
+        self.running.pop(job_id, None)

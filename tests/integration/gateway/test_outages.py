@@ -1,0 +1,165 @@
+"""Redis away, a full queue, SIGTERM: what clients see then."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sagrada.embedded import EmbeddedServer
+from tests.integration.gateway.client import http, submit
+from tests.integration.gateway.conftest import GatewayProcess, sees_worker
+from tests.integration.gateway.fake import FakeWorker
+from tests.support.fleet import wait_until
+from tests.support.sse import frames
+
+
+@dataclass
+class Own:
+    """A Redis that may be harmed, and its gateway."""
+
+    redis: EmbeddedServer
+    gateway: GatewayProcess
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
+    folder = tmp_path_factory.mktemp("outages")
+    server = EmbeddedServer(folder / "redis", aof=True)
+    server.start()
+    with GatewayProcess(server.url, folder / "gateway.log") as gateway:
+        yield Own(server, gateway)
+    server.stop()
+
+
+def is_unavailable(answer: httpx.Response) -> bool:
+    return answer.status_code == 503 and len(answer.json()["error"]) > 10
+
+
+def test_redis_goes_away_and_comes_back(own: Own) -> None:
+    url = own.gateway.url
+    with FakeWorker(own.redis.url) as worker:
+        sees_worker(own.gateway)
+        worker.hold()
+        job_id = submit(url, 5).json()["id"]
+    with http.stream("GET", f"{url}/jobs/{job_id}/stream") as response:
+        own.redis.stop()
+        wait_until(lambda: http.get(url + "/readyz").status_code == 503, 30, "the news")
+        for answer in (
+            submit(url),
+            http.post(url + "/generate", json={"inputs": "the cat"}),
+            http.get(f"{url}/jobs/{job_id}"),
+            http.get(f"{url}/jobs/{job_id}/stream"),
+            http.post(f"{url}/jobs/{job_id}/cancel"),
+            http.get(url + "/info"),
+            http.get(url + "/health"),
+        ):
+            assert is_unavailable(answer)
+        assert http.get(url + "/livez").status_code == 200
+        assert "sagrada_redis_up 0" in http.get(url + "/metrics").text
+        own.redis.start()
+        wait_until(lambda: http.get(f"{url}/jobs/{job_id}").status_code == 200, 30, "Redis")
+        with FakeWorker(own.redis.url):
+            wait_until(lambda: submit(url, 2).status_code == 202, 30, "submission")
+            assert [event["seq"] for _, event in frames(response)] == list(range(6)), (
+                "the open stream goes on"
+            )
+
+
+def test_a_redis_that_hangs_is_answered_for(own: Own) -> None:
+    url, child = own.gateway.url, own.redis.child
+    assert child is not None
+    with FakeWorker(own.redis.url):
+        sees_worker(own.gateway)
+        job_id = submit(url, 2).json()["id"]
+        child.send_signal(signal.SIGSTOP)
+        try:
+            assert is_unavailable(submit(url)) and is_unavailable(http.get(f"{url}/jobs/{job_id}"))
+        finally:
+            child.send_signal(signal.SIGCONT)
+        wait_until(lambda: submit(url, 2).status_code == 202, 30, "submission")
+
+
+def test_a_job_that_cannot_be_queued_was_not_accepted(own: Own) -> None:
+    """The record is written, the queue refuses: the client hears 503, and the same key works later."""
+    url, key = own.gateway.url, {"Idempotency-Key": "k"}
+    with FakeWorker(own.redis.url) as worker:
+        sees_worker(own.gateway)
+        worker.hold()
+        before = set(worker.redis.scan_iter("sagrada:{*:job"))
+        messages = f"sagrada:q:{worker.queue.name}:msgs"
+        worker.redis.set(messages, "not a hash")
+        refused = submit(url, headers=key)
+        assert is_unavailable(refused) and refused.headers["retry-after"]
+        wait_until(lambda: set(worker.redis.scan_iter("sagrada:{*:job")) <= before, 30, "no record left")
+        worker.redis.delete(messages)
+        assert submit(url, headers=key).status_code == 202
+
+
+def test_a_full_waiting_room(narrow_url: str, worker: FakeWorker) -> None:
+    worker.hold()
+    assert [submit(narrow_url).status_code for _ in range(51)] == [202] * 50 + [429]
+    refused = http.post(narrow_url + "/generate", json={"inputs": "the cat"})
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
+    assert refused.json()["error_type"] == "overloaded"
+
+
+def test_sigterm_ends_streams_lets_bound_requests_finish_and_exits(
+    redis_url: str, worker: FakeWorker, tmp_path: Path
+) -> None:
+    worker.pause()
+    got: dict[str, Any] = {}
+    with GatewayProcess(redis_url, tmp_path / "log") as gateway:
+        job_id = submit(gateway.url, 5).json()["id"]
+
+        def generate() -> None:
+            asked = {"inputs": "the cat", "parameters": {"max_new_tokens": 3}}
+            got["generate"] = http.post(gateway.url + "/generate", json=asked)
+
+        def wait() -> None:
+            got["wait"] = http.get(f"{gateway.url}/jobs/{job_id}?wait=60")
+
+        threads = [threading.Thread(target=work) for work in (generate, wait)]
+        for thread in threads:
+            thread.start()
+        with http.stream("GET", f"{gateway.url}/jobs/{job_id}/stream") as response:
+            wait_until(lambda: len(worker.running) == 2, 30, "both jobs")
+            gateway.process.send_signal(signal.SIGTERM)
+            assert [e for _, e in frames(response)] == [], "the stream is ended, to be resumed elsewhere"
+        threads[1].join(30)
+        assert got["wait"].status_code == 200 and got["wait"].json()["status"] == "in_progress"
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", gateway.port), timeout=5)
+        worker.steps.set()
+        threads[0].join(30)
+        assert got["generate"].json() == {"generated_text": "w0 w1 w2 "}
+        assert gateway.process.wait(60) == 0
+    record = wait_until(lambda: (r := worker.ledger.record(job_id)) and r.terminal and r, 30, "the end")
+    assert record.state == "completed", "the job did not mind"
+
+
+def test_a_bound_request_that_outlasts_the_drain_is_told_and_cancelled(
+    redis_url: str, worker: FakeWorker, tmp_path: Path
+) -> None:
+    worker.pause()
+    with GatewayProcess(redis_url, tmp_path / "log", DRAIN_TIMEOUT="0.5", GATEWAY_WORKERS="2") as gateway:
+        asked = {"inputs": "the cat", "parameters": {"max_new_tokens": 3}}
+        with http.stream("POST", gateway.url + "/generate_stream", json=asked) as response:
+            job_id = wait_until(lambda: next(iter(worker.running), None), 30, "the job")
+            assert gateway.terminate() == 0
+            assert [e["error_type"] for _, e in frames(response)] == ["overloaded"]
+    record = worker.ledger.record(job_id)
+    assert record is not None and record.state == "cancelled"
+
+
+def test_a_bad_setting_is_named(tmp_path: Path) -> None:
+    process = GatewayProcess("redis://127.0.0.1:1/0", tmp_path / "log", GATEWAY_THREADS="many")
+    assert process.process.wait(60) == 1
+    assert "GATEWAY_THREADS" in process.log.read_text()
