@@ -1,0 +1,72 @@
+"""One child of the fleet: its log, its restarts."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sagrada.process import finish, kill, spawn
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds before the first restart, and the most that doubling leads to."""
+STEADY = 60.0
+"""Seconds of life after which a death counts as the first again."""
+
+
+class Child:
+    """A process that is to run for as long as the fleet does. All calls come from one thread: see spawn()."""
+
+    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self.name, self.log = name, log
+        self.restarts = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        self._command, self._env = command, env
+        self.pause = 0.0
+        """Seconds between its last death and its next start."""
+        self._since, self._due = 0.0, 0.0
+
+    def start(self) -> None:
+        """Run it, its output appended to its log."""
+        with self.log.open("ab") as log:
+            self.process = spawn(self._command, env=self._env, output=log.fileno())
+        self._since = time.monotonic()
+
+    def died(self) -> int | None:
+        """Its exit status, told once, when it has ended; `revive` will then start it again after a pause."""
+        if self.process is None or (status := self.process.poll()) is None:
+            return None
+        kill(self.process)  # what it may have left in its group
+        self.process = None
+        now = time.monotonic()
+        first = not self.pause or now - self._since > STEADY
+        self.pause = FIRST_PAUSE if first else min(LONGEST_PAUSE, 2 * self.pause)
+        self._due = now + self.pause
+        return status
+
+    def revive(self) -> bool:
+        """Start it again if it is down and its pause is over; whether that was so."""
+        if self.process is not None or time.monotonic() < self._due:
+            return False
+        self.restarts += 1
+        self.start()
+        return True
+
+    def terminate(self) -> None:
+        """Ask it to end, without waiting."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def finish(self, timeout: float) -> bool:
+        """Wait until it has ended, insist after `timeout` seconds; whether it ended by itself."""
+        ended = self.process is None or finish(self.process, timeout)
+        self.process = None
+        return ended
+
+    def last_words(self, lines: int = 8) -> str:
+        """The end of its log."""
+        try:
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""

@@ -1,0 +1,134 @@
+"""Every setting of the command line: its option, its environment variable, its default. Read here alone."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from sagrada.client import DEFAULT_URL
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEVICES = ("auto", "cpu", "cuda", "hpu")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpConfig:
+    """What `sagrada up` runs. A field that is None leaves the choice to the worker or the gateway."""
+
+    host: str
+    port: int
+    model_id: str
+    revision: str | None
+    device: str | None
+    dtype: str | None
+    workers: int
+    slots: int | None
+    redis_url: str | None
+    """None: a server of our own, over the data folder."""
+    data_dir: Path
+    """Logs, lock and the embedded server's data."""
+    drain_timeout: float
+    lease_seconds: float | None
+
+    @property
+    def url(self) -> str:
+        """Where the gateway answers, as seen from this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return f"http://{host}:{self.port}"
+
+    def environment(self, redis_url: str) -> dict[str, str]:
+        """A child's: this process's own, and over it every setting that was chosen."""
+        chosen = {f.name: getattr(self, f.name) for f in fields(self)} | {"redis_url": redis_url}
+        ours = ("workers", "data_dir")
+        own = {name.upper(): str(v) for name, v in chosen.items() if v is not None and name not in ours}
+        # Unbuffered: what a child said last must be in its log when it dies.
+        return {**room_environment(), **own, "PYTHONUNBUFFERED": "1"}
+
+
+def room_environment() -> dict[str, str]:
+    """This process's environment for `python -m gateway` and `python -m worker`.
+
+    Rooms have plain names: whatever a person's current folder calls `worker` or `models` must not come before ours.
+    """
+    root = str(Path(__file__).parents[1])
+    installed = root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    paths = [] if installed else [root]
+    if inherited := os.environ.get("PYTHONPATH"):
+        paths.append(inherited)
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def default_data_dir() -> Path:
+    """Where programs keep a user's data by the XDG convention."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "sagrada"
+
+
+def url_option(command: F) -> F:
+    """--url: the gateway to talk to."""
+    return click.option(
+        "--url", envvar="SAGRADA_URL", show_envvar=True, default=DEFAULT_URL, show_default=True,
+        help="The gateway to talk to.",
+    )(command)  # fmt: skip
+
+
+def up_options(command: F) -> F:
+    """The options of `sagrada up`, in the order of its help."""
+    for name, options in reversed(_UP.items()):
+        envvar = name.removeprefix("--").replace("-", "_").upper()
+        command = click.option(name, envvar=envvar, show_envvar=True, **options)(command)
+    return command
+
+
+_POSITIVE = click.IntRange(min=1)
+_SECONDS = click.FloatRange(min=0)
+_UP: dict[str, dict[str, Any]] = {
+    "--model-id": {
+        "default": "demo",
+        "show_default": True,
+        "help": "What to serve: a folder in Hugging Face format, a name on the hub, or `demo`, which is built in.",
+    },
+    "--revision": {"help": "The model's branch, tag or commit on the hub."},
+    "--device": {"type": click.Choice(DEVICES), "help": "Where it runs. Default: the best device found."},
+    "--dtype": {"type": click.Choice(DTYPES), "help": "How weights and cache are kept. Default: by device."},
+    "--workers": {
+        "type": _POSITIVE,
+        "default": 1,
+        "show_default": True,
+        "help": "Workers, each with the model of its own.",
+    },
+    "--slots": {"type": _POSITIVE, "help": "Sequences that one worker runs at once. Default: 32."},
+    "--host": {"default": "127.0.0.1", "show_default": True, "help": "Address that the gateway listens on."},
+    "--port": {
+        "type": click.IntRange(1, 65535),
+        "default": 8080,
+        "show_default": True,
+        "help": "Port that the gateway listens on.",
+    },
+    "--redis-url": {
+        "help": "A Redis that runs already. Default: one is started, its data kept in --data-dir."
+    },
+    "--data-dir": {
+        "type": click.Path(file_okay=False, path_type=Path),
+        "default": default_data_dir,
+        "show_default": "~/.local/share/sagrada",
+        "help": "Folder of queued and finished jobs, and of the logs.",
+    },
+    "--drain-timeout": {
+        "type": _SECONDS,
+        "default": 30.0,
+        "show_default": True,
+        "help": "Seconds that running jobs get to finish after Ctrl-C; the rest waits for the next `up`.",
+    },
+    "--lease-seconds": {
+        "type": click.FloatRange(min=0.5),
+        "help": "Seconds after which a silent worker counts as dead and its jobs move on. Default: 5.",
+    },
+}

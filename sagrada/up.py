@@ -1,0 +1,188 @@
+"""`sagrada up`: the whole fleet on this machine, watched over until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from rich.console import Console
+
+from sagrada import __version__
+from sagrada.child import Child
+from sagrada.config import UpConfig
+from sagrada.embedded import EmbeddedServer, NoServer, port_is_free
+from sagrada.greeting import Greeting
+from sagrada.lock import DataDirLock
+
+TICK = 0.1
+"""Seconds between two looks at the children."""
+REDIS_PORT = 6379
+GRACE = 5.0
+"""Seconds beyond the drain timeout before a child that does not end is killed."""
+
+
+class CannotStart(Exception):
+    """The fleet cannot run as asked; the message says why and what to do."""
+
+
+def run(config: UpConfig, console: Console) -> None:
+    """Start the fleet, keep it running, and drain it on SIGINT, SIGTERM or SIGHUP. A second signal kills."""
+    _check_port(config)
+    lock = DataDirLock(config.data_dir)
+    try:
+        with _signals() as told:
+            Up(config, console, lock.fd, told).run()
+    finally:
+        lock.release()
+
+
+class Told:
+    """What the signals have said so far."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.times = 0
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        self.times += 1
+        self.stop.set()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Told]:
+    told = Told()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, told.hear) for number in numbers}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Up:
+    """The processes of one fleet. Everything happens in the main thread: children end with the thread they began in."""
+
+    def __init__(self, config: UpConfig, console: Console, lock_fd: int, told: Told) -> None:
+        self._config, self._console, self._told = config, console, told
+        self._lock_fd = lock_fd
+        self._redis: EmbeddedServer | None = None
+        self._children: list[Child] = []
+        self._greeting = Greeting(config, console, told.stop)
+
+    def run(self) -> None:
+        """From the first process to the last."""
+        try:
+            self._start()
+            self._greeting.start()
+            while not self._told.stop.wait(TICK):
+                self._look_after()
+        finally:
+            self._told.stop.set()
+            self._drain()
+
+    def _start(self) -> None:
+        config, say = self._config, self._say
+        say(f"Sagrada {__version__}, serving {config.model_id}")
+        if not (url := config.redis_url):
+            self._redis = _embedded(config, self._lock_fd)
+            url = self._redis.url
+        env, logs = config.environment(url), config.data_dir / "logs"
+        logs.mkdir(exist_ok=True)
+        names = ["gateway", *(f"worker-{n}" for n in range(1, config.workers + 1))]
+        for name in names:
+            log = logs / f"{name}.log"
+            if log.exists():
+                log.replace(log.with_suffix(".log.1"))
+            room = name.partition("-")[0]
+            self._children.append(Child(name, [sys.executable, "-m", room], env, log))
+            self._children[-1].start()
+        say(f"  gateway  {config.url}\n  redis    {_without_password(url)}\n  logs     {logs}")
+
+    def _look_after(self) -> None:
+        """Start again what has died."""
+        if self._redis is not None and not self._redis.alive:
+            self._say("Redis has died: starting it again over its data.")
+            with contextlib.suppress(NoServer):  # tried again at the next look
+                self._redis.start()
+        for child in self._children:
+            if (status := child.died()) is not None:
+                self._mourn(child, status)
+            elif child.revive():
+                self._say(f"{child.name} is started again ({child.restarts}).")
+
+    def _mourn(self, child: Child, status: int) -> None:
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        # Before the first readiness a refusal is final: the model or a setting is wrong, and the person is watching.
+        if status > 0 and not self._greeting.ready.is_set():
+            reason = self._greeting.reason()
+            words = child.last_words()
+            raise CannotStart(f"{child.name} {how}. {reason}\nIts log, {child.log}, ends:\n{words}")
+        self._say(f"{child.name} {how}; its log is {child.log}.")
+
+    def _drain(self) -> None:
+        """Gateway and workers first, together; Redis last, when nobody needs it any more."""
+        children = [child for child in self._children if child.process is not None]
+        if children:
+            limit = self._config.drain_timeout
+            self._say(
+                f"Draining, {limit:g} s at most; what is not finished waits for the next start. Ctrl-C: now."
+            )
+        for child in children:
+            child.terminate()
+        deadline = time.monotonic() + self._config.drain_timeout + GRACE
+        heard = self._told.times
+        while any(map(_runs, children)) and time.monotonic() < deadline and self._told.times <= heard:
+            time.sleep(TICK / 2)
+        for child in children:
+            child.finish(0)
+        if self._redis is not None:
+            self._redis.stop()
+        if children:
+            self._say("Stopped.")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _runs(child: Child) -> bool:
+    return child.process is not None and child.process.poll() is None
+
+
+def _check_port(config: UpConfig) -> None:
+    try:
+        free = port_is_free(config.port, config.host)
+    except OSError as error:
+        raise CannotStart(
+            f"Cannot listen on {config.host}: {error.strerror}. Choose another --host."
+        ) from error
+    if not free:
+        raise CannotStart(
+            f"Port {config.port} of {config.host} is taken: stop what listens there, or choose another with --port."
+        )
+
+
+def _embedded(config: UpConfig, lock_fd: int) -> EmbeddedServer:
+    """A server that runs: on Redis's own port, where tools look first, or else on a free one."""
+    if port_is_free(REDIS_PORT):
+        # Somebody may take the port before the server does.
+        with contextlib.suppress(NoServer):
+            return _started(config, lock_fd, REDIS_PORT)
+    return _started(config, lock_fd, 0)
+
+
+def _started(config: UpConfig, lock_fd: int, port: int) -> EmbeddedServer:
+    server = EmbeddedServer(config.data_dir / "redis", port, keep_open=(lock_fd,))
+    server.start()
+    return server
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -1,0 +1,133 @@
+"""The commands as a person and a script see them: output, errors, exit codes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sagrada.__main__ import main
+from tests.unit.sagrada.stub import Answer, Request, done, gateway, job, sse, token
+
+FAILED = {"type": "failed", "seq": 1, "error": "the step raised", "error_type": "generation", "usage": {}}
+
+
+def sagrada(*args: str, **options: Any) -> Result:
+    return CliRunner().invoke(main, args, **options)
+
+
+@pytest.mark.parametrize("command", ["up", "generate", "submit", "status", "stream", "cancel"])
+def test_every_command_explains_itself(command: str) -> None:
+    ran = sagrada(command, "--help")
+    assert ran.exit_code == 0
+    assert f"sagrada {command}" in ran.output.replace("main", "sagrada")
+    assert len(ran.output.splitlines()) >= 8
+
+
+def test_generate_streams_the_text() -> None:
+    def answers(request: Request) -> Answer:
+        return (
+            Answer(202, job()) if request.method == "POST" else Answer(text=sse(token(0), token(1), done(2)))
+        )
+
+    with gateway(answers) as stub:
+        ran = sagrada(
+            "generate", "Hello", "--max-new-tokens", "2", "--stop", "a", "--stop", "b", "--url", stub.url
+        )
+    assert ran.exit_code == 0, ran.output
+    assert ran.stdout == "t0 t1 \n"
+    assert ran.stderr.startswith("2 tokens in ") and "ended by length" in ran.stderr
+    assert stub.requests[0].body == {
+        "inputs": "Hello",
+        "parameters": {"max_new_tokens": 2, "stop": ["a", "b"]},
+    }
+
+
+def test_a_dash_reads_the_prompt_from_the_standard_input() -> None:
+    with gateway(lambda request: Answer(202, job())) as stub:
+        ran = sagrada("submit", "-", input="a long\nprompt", env={"SAGRADA_URL": stub.url})
+    assert (ran.exit_code, ran.stdout) == (0, "j1\n")
+    assert stub.requests[0].body["inputs"] == "a long\nprompt"
+
+
+def test_a_job_that_fails_is_a_failing_command() -> None:
+    def answers(request: Request) -> Answer:
+        return Answer(202, job()) if request.method == "POST" else Answer(text=sse(token(0), FAILED))
+
+    with gateway(answers) as stub:
+        ran = sagrada("generate", "Hello", "--url", stub.url)
+    assert ran.exit_code == 1
+    assert "Error: The job failed: the step raised" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Answer(422, {"error": "Input validation error: too long", "error_type": "validation"}), 1),
+        (Answer(503, {"error": "the model is loading", "error_type": "model_unavailable"}), 3),
+        (Answer(429, {"error": "the queue is full", "error_type": "overloaded"}), 3),
+        (Answer(drop=True), 3),
+    ],
+)
+def test_refusals_have_a_sentence_and_a_code(answer: Answer, code: int) -> None:
+    with gateway(lambda request: answer) as stub:
+        ran = sagrada("submit", "Hello", "--url", stub.url)
+    assert ran.exit_code == code
+    assert ran.stderr.startswith("Error: " + (answer.body["error"] if answer.body else "No gateway answers"))
+
+
+@pytest.mark.parametrize(
+    ("state", "output", "code"),
+    [
+        (job("queued", queue_position=2), "queued, number 2 in the queue\n", 0),
+        (job("in_progress"), "in_progress\n", 0),
+        (job("completed", result={"text": "Once", "finish_reason": "length", "seed": 0}), "Once\n", 0),
+        (
+            job("failed", error={"message": "out of memory", "type": "generation"}),
+            "failed: out of memory\n",
+            1,
+        ),
+        (job("cancelled"), "cancelled\n", 1),
+    ],
+)
+def test_status(state: dict[str, Any], output: str, code: int) -> None:
+    with gateway(lambda request: Answer(body=state)) as stub:
+        ran = sagrada("status", "j1", "--url", stub.url)
+    assert (ran.stdout, ran.exit_code) == (output, code)
+
+
+def test_status_as_json() -> None:
+    with gateway(lambda request: Answer(body=job("queued", queue_position=1))) as stub:
+        ran = sagrada("status", "j1", "--json", "--url", stub.url)
+    assert json.loads(ran.stdout)["queue_position"] == 1
+
+
+def test_stream_as_json_lines() -> None:
+    with gateway(lambda request: Answer(text=sse(token(4), done(5)))) as stub:
+        ran = sagrada("stream", "j1", "--after", "3", "--json", "--url", stub.url)
+    assert ran.exit_code == 0
+    assert [json.loads(line)["type"] for line in ran.stdout.splitlines()] == ["token", "done"]
+    assert stub.requests[0].headers["last-event-id"] == "3"
+
+
+def test_stream_of_what_was_seen_is_no_error() -> None:
+    with gateway(lambda request: Answer(204)) as stub:
+        ran = sagrada("stream", "j1", "--after", "9", "--url", stub.url)
+    assert (ran.exit_code, ran.stdout.strip()) == (0, "")
+
+
+def test_cancel() -> None:
+    with gateway(lambda request: Answer(body=job("cancelled"))) as stub:
+        ran = sagrada("cancel", "j1", "--url", stub.url)
+    assert (ran.exit_code, ran.stdout) == (0, "cancelled\n")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("PORT", "eighty"), ("WORKERS", "0"), ("DTYPE", "int3"), ("LEASE_SECONDS", "x")]
+)
+def test_a_bad_setting_names_its_variable(variable: str, value: str) -> None:
+    ran = sagrada("up", env={variable: value})
+    assert ran.exit_code == 2
+    assert variable in ran.stderr and value in ran.stderr
