@@ -1,0 +1,165 @@
+"""A whole fleet as its users run it: worker and gateway processes over a real Redis, to be killed at will."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import redis as redis_client
+
+from sagrada.embedded import free_port
+
+START_TIMEOUT = 120.0
+"""Generous: a test machine may be busy; nothing waits this long when all is well."""
+
+
+def wait_until(check: Callable[[], Any], timeout: float, what: str) -> Any:
+    """Poll until `check` is truthy and return its value; AssertionError naming `what` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        value = check()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"waited {timeout:g} s for {what}")
+
+
+def children(pid: int) -> list[int]:
+    """The processes whose parent is `pid`, of any of its threads."""
+    found: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(child) for child in listing.read_text().split()]
+        except OSError:  # the thread ended while we looked
+            continue
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether `pid` runs: a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Fleet:
+    """Workers and one gateway. Ends every process it started, and says so when one outlives its parent."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        logs: Path,
+        *,
+        model: str = "scripted",
+        workers: int = 1,
+        lease: float = 2.0,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.redis_url, self.logs, self.count = redis_url, logs, workers
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.redis = redis_client.Redis.from_url(redis_url)
+        self.env = {
+            **os.environ,
+            "REDIS_URL": redis_url,
+            "MODEL_ID": model,
+            "LEASE_SECONDS": str(lease),
+            "PORT": str(self.port),
+            "HOST": "127.0.0.1",
+            **(env or {}),
+        }
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.gateway: subprocess.Popen[bytes] | None = None
+        self.engines: set[int] = set()
+        self._started = 0
+
+    def _spawn(self, room: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        self._started += 1
+        log = (self.logs / f"{room}-{self._started}.log").open("wb")
+        with log:
+            return subprocess.Popen(
+                [sys.executable, "-m", room], env={**self.env, **(env or {})}, stdout=log, stderr=log
+            )
+
+    def start_worker(self, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """One more worker."""
+        worker = self._spawn("worker", env)
+        self.workers.append(worker)
+        return worker
+
+    def start_gateway(self) -> None:
+        """The gateway, on the same port as the one before it."""
+        self.gateway = self._spawn("gateway")
+
+    def engine_of(self, worker: subprocess.Popen[bytes]) -> int:
+        """The pid of a worker's engine child."""
+        pid = wait_until(lambda: children(worker.pid), START_TIMEOUT, "the engine child")[0]
+        self.engines.add(pid)
+        return int(pid)
+
+    def ready(self, workers: int | None = None) -> Self:
+        """Wait until the gateway serves and so many workers are serving."""
+        want = self.count if workers is None else workers
+
+        def serving() -> bool:
+            for process in [*self.workers, self.gateway]:
+                assert process is not None and process.poll() is None, (
+                    f"a process ended with {process and process.returncode}:\n{self.tail()}"
+                )
+            try:
+                if httpx.get(self.url + "/readyz", timeout=5).status_code != 200:
+                    return False
+            except httpx.HTTPError:
+                return False
+            from wire.registry import Registry
+
+            return sum(w.state == "serving" for w in Registry(self.redis).list()) >= want
+
+        wait_until(serving, START_TIMEOUT, f"{want} serving workers")
+        self.engines.update(pid for w in self.workers for pid in children(w.pid))
+        return self
+
+    def tail(self, lines: int = 40) -> str:
+        """The end of every log, for a failing test's message."""
+        return "\n".join(
+            f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+            for log in sorted(self.logs.glob("*.log"))
+        )
+
+    def __enter__(self) -> Self:
+        for _ in range(self.count):
+            self.start_worker()
+        self.start_gateway()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        processes = [p for p in [self.gateway, *self.workers] if p is not None]
+        for worker in self.workers:
+            self.engines.update(children(worker.pid))
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        deadline = time.monotonic() + 30
+        for process in processes:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.redis.close()
+        if error is None:
+            wait_until(lambda: not any(map(alive, self.engines)), 10, "the last engine child to end")
+        else:
+            print(self.tail())
