@@ -1,4 +1,4 @@
-"""The ledger's Redis commands as values, and what their replies mean: for pipelines that the caller sends.
+"""The ledger's Redis commands as values, for pipelines that the caller sends; wire/replies.py reads the answers.
 
 Every command may be sent again after a lost reply, but for `append_command`: there Redis cannot tell a
 repetition from a late write, so after any connection error the owner sends `reappend_command` before it appends
@@ -9,20 +9,64 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import NamedTuple
 
-from redis.exceptions import RedisError, ResponseError
-
-from wire.codec import WIRE_VERSION, decode_event, decode_job, encode_event, encode_job, encode_result
-from wire.errors import NewerWireVersion
-from wire.events import STATE_OF, Event, Failed, Terminal, Token
+from wire.codec import WIRE_VERSION, encode_event, encode_job, encode_result
+from wire.events import STATE_OF, Event, Failed, Terminal
 from wire.job import Job, Result
 from wire.keys import channel, gone_key, job_key, log_key
-from wire.record import FIELDS, Record, parse_record
+from wire.record import FIELDS
+from wire.replies import (
+    AlreadyTerminal,
+    Claimed,
+    ClaimReply,
+    Gone,
+    Outcome,
+    Poisoned,
+    Stopped,
+    Written,
+    parse_append,
+    parse_claim,
+    parse_stopped,
+    parse_submit,
+    parse_written,
+)
 from wire.resp import Arg, Command
 from wire.scripts import load
+
+__all__ = [
+    "FIELD",
+    "LOAD",
+    "MAX_STALLS",
+    "AlreadyTerminal",
+    "ClaimReply",
+    "Claimed",
+    "Entry",
+    "Gone",
+    "Outcome",
+    "Poisoned",
+    "Stopped",
+    "Written",
+    "append_command",
+    "cancel_command",
+    "claim_command",
+    "count_command",
+    "delete_command",
+    "entry",
+    "expire_command",
+    "finish_command",
+    "parse_append",
+    "parse_claim",
+    "parse_stopped",
+    "parse_submit",
+    "parse_written",
+    "publish_command",
+    "reappend_command",
+    "record_command",
+    "refuse_command",
+    "release_command",
+    "submit_command",
+]
 
 FIELD = "e"
 """The one field of a log entry."""
@@ -30,19 +74,6 @@ MAX_STALLS = 3
 """Attempts without a new token after which a job is poison."""
 
 _FIELDS_LUA = "local FIELDS = {" + ",".join(f"'{name}'" for name in FIELDS) + "}\n"
-_STALE = "equal or smaller than the target stream top item"
-
-
-class Outcome(StrEnum):
-    """What became of a write to a log."""
-
-    OK = "ok"
-    FENCED = "fenced"
-    """A newer attempt has begun or the job has ended: drop the sequence, write nothing more."""
-    GONE = "gone"
-    """There is no such job or log (any more). After a reconnect: reappend before believing it."""
-    LOST = "lost"
-    """The log lacks entries that were accepted before: reappend from its count."""
 
 
 class Entry(NamedTuple):
@@ -50,62 +81,6 @@ class Entry(NamedTuple):
 
     seq: int
     data: bytes
-
-
-class Written(NamedTuple):
-    """The answer to finish and reappend."""
-
-    outcome: Outcome
-    logged: int
-    """Events in the log now; those with seq >= logged are missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """The job is this boot's, under this attempt."""
-
-    job: Job
-    attempt: int
-    deadline: int
-    """Redis time in ms."""
-    claim: str
-    tokens: tuple[Token, ...]
-    """What earlier attempts delivered: to be replayed, not repeated."""
-
-
-@dataclass(frozen=True, slots=True)
-class Poisoned:
-    """As Claimed, but several attempts in a row added nothing: finish it as failed."""
-
-    job: Job
-    attempt: int
-    claim: str
-    tokens: tuple[Token, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AlreadyTerminal:
-    """The job has ended, maybe in this very claim (its deadline passed): store the result, ack."""
-
-    record: Record
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """There is no record, and the message carried no job, or the job was deleted: drop the message."""
-
-
-ClaimReply: TypeAlias = Claimed | Poisoned | AlreadyTerminal | Gone
-
-
-class Stopped(NamedTuple):
-    """The answer to cancel, expire and refuse."""
-
-    changed: bool
-    """Whether this call ended the job; a repeated call says False."""
-    boot: str
-    """Whose channel to tell; empty: nobody runs it, remove its message from record.queue."""
-    record: Record
 
 
 class Script(NamedTuple):
@@ -139,6 +114,10 @@ def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
+def _body(job: Job, queue: str) -> tuple[Arg, ...]:
+    return encode_job(job), job.model, queue, _ms(job.ttl), len(job.ids or ())
+
+
 def entry(event: Event) -> Entry:
     """The event, encoded once for log and channel."""
     return Entry(event.seq, encode_event(event))
@@ -165,11 +144,13 @@ def claim_command(
 ) -> Command:
     """Begin the next attempt. `claim` is drawn once per delivery and kept over retries. Reply: parse_claim.
 
-    `body` is the job of a message that carries one: its record is made if there is none.
+    `body` is the job of a message that carries one: its record is made if there is none. So such a job never runs
+    again while its record or tombstone stands, RESULT_TTL after it ended; a message that comes back later than that
+    (every worker was away for so long) does run once more. A message without a body then finds nothing.
     """
     args: list[Arg] = [boot, claim, max_stalls, _ms(result_ttl), WIRE_VERSION]
     if body is not None:
-        args += [encode_job(body), body.model, queue, _ms(body.ttl), len(body.ids or ())]
+        args += _body(body, queue)
     return _SCRIPTS["claim"].command(_keys(job_id), *args)
 
 
@@ -184,16 +165,28 @@ def publish_command(job_id: str, entry: Entry) -> Command:
 
 
 def reappend_command(
-    job_id: str, attempt: int, boot: str, claim: str, last: Sequence[Entry] = (), total: int = 0
+    job_id: str,
+    attempt: int,
+    boot: str,
+    claim: str,
+    last: Sequence[Entry] = (),
+    total: int = 0,
+    *,
+    body: Job | None = None,
+    queue: str = "",
 ) -> Command:
     """After a reconnect: restore the claim and what the log lacks of `last`, the owner's last tokens.
 
     Reply: parse_written. LOST says that the log lacks earlier ones too, or of `total` tokens some: send again, from
-    the reply's `logged`. Without a `total`, compare `logged` with what you have before you append more.
+    the reply's `logged`. Without a `total`, compare `logged` with what you have before you append more. GONE: send
+    again with the `body` and all tokens, which restores a job whose very record was lost, but none that was deleted.
     """
     pairs = [arg for entry in last for arg in (entry.seq + 1, entry.data)]
     total = max([total, *(entry.seq + 1 for entry in last[-1:])])
-    return _SCRIPTS["reappend"].command(_keys(job_id), attempt, boot, claim, total, *pairs)
+    job = _body(body, queue) if body else ("", "", "", 0, 0)
+    return _SCRIPTS["reappend"].command(
+        _keys(job_id), attempt, boot, claim, total, WIRE_VERSION, *job, *pairs
+    )
 
 
 def finish_command(
@@ -259,59 +252,3 @@ def delete_command(job_id: str, *, result_ttl: float) -> Command:
 def record_command(job_id: str) -> Command:
     """Read the record. Reply: wire.record.parse_record."""
     return ("HMGET", job_key(job_id), *FIELDS)
-
-
-def parse_submit(reply: Any) -> tuple[bool, Record]:
-    """(created, record); raises what Redis raised."""
-    _raise(reply)
-    return bool(reply[0]), cast(Record, parse_record(reply[1]))
-
-
-def parse_claim(reply: Any, claim: str) -> ClaimReply:
-    """What the claim found; NewerWireVersion if the record is a newer Sagrada's."""
-    _raise(reply)
-    match reply[0]:
-        case b"gone":
-            return Gone()
-        case b"newer":
-            raise NewerWireVersion(
-                f"the job is written in wire version {reply[1]}, this process reads up to {WIRE_VERSION}: "
-                "leave it for a newer worker"
-            )
-        case b"terminal":
-            return AlreadyTerminal(cast(Record, parse_record(reply[1])))
-    verdict, attempt, deadline, body, events = reply
-    job = decode_job(body)
-    tokens = tuple(event for event in map(decode_event, events) if isinstance(event, Token))
-    if verdict == b"poisoned":
-        return Poisoned(job, attempt, claim, tokens)
-    return Claimed(job, attempt, deadline, claim, tokens)
-
-
-def parse_append(reply: Any) -> Outcome:
-    """OK, FENCED or GONE; raises any other error."""
-    if reply is None:
-        return Outcome.GONE
-    if isinstance(reply, ResponseError) and _STALE in str(reply):
-        return Outcome.FENCED
-    _raise(reply)
-    return Outcome.OK
-
-
-def parse_written(reply: Any) -> Written:
-    """The outcome of finish or reappend."""
-    _raise(reply)
-    return Written(Outcome(reply[0].decode()), reply[1])
-
-
-def parse_stopped(reply: Any) -> Stopped | None:
-    """What cancel, expire or refuse found; None: no such job."""
-    _raise(reply)
-    if reply is None:
-        return None
-    return Stopped(bool(reply[0]), reply[1].decode(), cast(Record, parse_record(reply[2])))
-
-
-def _raise(reply: Any) -> None:
-    if isinstance(reply, RedisError):
-        raise reply

@@ -10,6 +10,7 @@
 | sagrada:q:<queue>         | zset    | transport           | task id → score (submit ms + priority …)  | never; empty when idle        |
 | sagrada:q:<queue>:msgs    | hash    | transport           | task id → message                         | with its zset                 |
 | sagrada:q:<queue>:bell    | stream  | transport           | one entry, rung by put and restore        | never; one entry              |
+| sagrada:q:<queue>:bad     | list    | transport           | the latest 1000 unreadable messages, cut  | never; bounded                |
 | sagrada:live              | zset    | worker's boot       | boot → end of its lease, Redis ms         | entries leave when reaped     |
 | sagrada:dead              | zset    | reaper              | boot → time of death; leaves when its     | entries leave when emptied    |
 |                           |         |                     | unacked hash is empty                     |                               |

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -122,15 +121,18 @@ class _Feed:
 
     def next(self, wait: float) -> list[Event]:
         """What there is to deliver after at most `wait` seconds of silence."""
+        events: list[Event] = []
         try:
             if self._connection is None:
                 self._connection = self._subscribe()
-            return self._hear(self._connection, wait) + self._catch_up()
+            # One by one: the reader will not give again what was heard before the log could not be read.
+            events += self._hear(self._connection, wait)
+            events += self._catch_up()
         except (ConnectionError, RedisTimeout):
             self.close()
             self._connection = None
             time.sleep(min(wait, PAUSE))
-            return []
+        return events
 
     def _subscribe(self) -> RespConnection:
         # First the channel, then the log: what is published in between is in both.
@@ -144,7 +146,7 @@ class _Feed:
 
     def _hear(self, connection: RespConnection, wait: float) -> list[Event]:
         if not self._behind:
-            select.select([connection], [], [], wait)
+            connection.ready(wait)
         events: list[Event] = []
         for kind, _, data in connection.drain():
             out = self._reader.offer(decode_event(data)) if kind == b"message" else []

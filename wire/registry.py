@@ -88,7 +88,9 @@ class Registry:
 
     def list(self) -> list[WorkerInfo]:
         """All living entries, by boot. One that a newer Sagrada wrote is read as far as it can be, or left out."""
-        (seconds, micros), boots = self._redis.pipeline(transaction=False).time().zrange(WORKERS, 0, -1).execute()
+        (seconds, micros), boots = (
+            self._redis.pipeline(transaction=False).time().zrange(WORKERS, 0, -1).execute()
+        )
         pipe = self._redis.pipeline(transaction=False)
         pipe.zremrangebyscore(WORKERS, "-inf", f"({seconds * 1000 + micros // 1000}")
         for boot in boots:

@@ -6,23 +6,30 @@ taken as it stands and refused if it does not fit; without it, as with TGI, at m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
 
+from wire.body import GenerateRequest, MalformedRequest, Parameters, from_call, from_mapping, parse
 from wire.errors import ValidationError
-from wire.job import (
-    DEFAULT_PRIORITY,
-    DEFAULT_TTL,
-    MAX_PRIORITY,
-    MIN_PRIORITY,
-    Job,
-    SamplingParams,
-    new_seed,
-)
+from wire.job import MAX_PRIORITY, MIN_PRIORITY, Job, SamplingParams, new_seed
+
+__all__ = [
+    "DEFAULT_NEW_TOKENS",
+    "Encode",
+    "GenerateRequest",
+    "MalformedRequest",
+    "Parameters",
+    "RequestLimits",
+    "fit",
+    "from_call",
+    "from_mapping",
+    "parse",
+    "resolve",
+    "to_job",
+]
 
 Encode: TypeAlias = Callable[[str], Sequence[int]]
 """From text to token ids, special tokens added."""
@@ -34,64 +41,6 @@ MAX_STOP_CHARS = 1024
 BYTES_PER_TOKEN = 32
 """A text longer than this many bytes for each token allowed is refused unread: no tokenizer is that good."""
 _F32_MAX = 3.4028234663852886e38
-
-UInt = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-
-
-class MalformedRequest(ValidationError):
-    """The body is not JSON at all."""
-
-
-class Parameters(msgspec.Struct, frozen=True, kw_only=True):
-    """TGI's `parameters`, then vLLM's that have no counterpart there. Unknown ones are ignored, as TGI does."""
-
-    best_of: UInt | None = None
-    temperature: float | None = None
-    repetition_penalty: float | None = None
-    frequency_penalty: float | None = None
-    top_k: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
-    top_p: float | None = None
-    typical_p: float | None = None
-    do_sample: bool = False
-    max_new_tokens: UInt | None = None
-    return_full_text: bool | None = None
-    stop: list[str] = []
-    truncate: UInt | None = None
-    watermark: bool = False
-    details: bool = False
-    decoder_input_details: bool = False
-    seed: Annotated[int, Meta(ge=0)] | None = None
-    top_n_tokens: UInt | None = None
-    grammar: Any = None
-    adapter_id: str | None = None
-    ignore_eos: bool = False
-    min_p: float | None = None
-    presence_penalty: float | None = None
-    min_new_tokens: UInt | None = None
-
-    @property
-    def sampling(self) -> bool:
-        """TGI's rule: sample if asked to, or if anything was given that only sampling uses."""
-        given = (self.temperature, self.top_k, self.top_p, self.typical_p)
-        return self.do_sample or any(value is not None for value in given)
-
-
-class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """TGI's body and the job's own fields."""
-
-    inputs: str
-    parameters: Parameters | UnsetType = UNSET
-    model: str | None = None
-    priority: int = DEFAULT_PRIORITY
-    ttl: float = DEFAULT_TTL
-    """Seconds from submission to the deadline."""
-    stream: bool = False
-    """Which answer is wanted; of no concern here."""
-
-    @property
-    def params(self) -> Parameters:
-        """The parameters; without any, TGI samples, while an empty object is greedy."""
-        return Parameters(do_sample=True) if self.parameters is UNSET else self.parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,40 +57,6 @@ class RequestLimits:
     def max_input_bytes(self) -> int:
         """Longest text that is tokenised at all."""
         return self.max_input_tokens * BYTES_PER_TOKEN
-
-
-_decoder = msgspec.json.Decoder(GenerateRequest)
-
-
-def parse(body: bytes) -> GenerateRequest:
-    """The request out of a JSON body; MalformedRequest, or ValidationError for wrong types."""
-    try:
-        return _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _wrong_type(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedRequest(f"Failed to parse the request body as JSON: {error}") from None
-
-
-def from_mapping(fields: Mapping[str, Any]) -> GenerateRequest:
-    """The request out of a decoded message; ValidationError for wrong types."""
-    try:
-        return msgspec.convert(fields, GenerateRequest)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise _wrong_type(error) from None
-
-
-def from_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> GenerateRequest:
-    """The request out of a task's arguments: `inputs` and `parameters` may be positional."""
-    names = ("inputs", "parameters")
-    if len(args) > len(names):
-        raise ValidationError(
-            f"the task takes `inputs` and `parameters`, then keywords. Given: {len(args)} arguments"
-        )
-    positional = dict(zip(names, args, strict=False))
-    if twice := positional.keys() & kwargs.keys():
-        raise ValidationError(f"`{min(twice)}` was given twice, by position and by name")
-    return from_mapping({**positional, **kwargs})
 
 
 def to_job(
@@ -275,7 +190,11 @@ def _check_request(request: GenerateRequest, limits: RequestLimits) -> None:
         truncate is None or 0 < truncate <= limits.max_input_tokens,
         f"`truncate` must be strictly positive and less than {limits.max_input_tokens}. Given: {truncate}",
     )
-    size = len(request.inputs.encode("utf-8", "replace"))
+    texts = (request.inputs, *request.params.stop)
+    _require(
+        all(map(_is_unicode, texts)), "`inputs` and `stop` must be valid Unicode, without lone surrogates"
+    )
+    size = len(request.inputs.encode())
     _require(
         size <= limits.max_input_bytes,
         f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {size} bytes of text, which are more "
@@ -309,9 +228,14 @@ def _require(holds: bool, otherwise: str) -> None:
         raise ValidationError(otherwise)
 
 
+def _is_unicode(text: str) -> bool:
+    """Python's JSON lets halves of a surrogate pair through, which neither a tokenizer nor msgpack takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
-
-
-def _wrong_type(error: Exception) -> ValidationError:
-    return ValidationError(f"Failed to deserialize the JSON body into the target type: {error}")

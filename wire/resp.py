@@ -79,6 +79,11 @@ class RespConnection:
         """For a selector; readable when `drain` would find something."""
         return int(self._sock.fileno())
 
+    def ready(self, seconds: float) -> bool:
+        """Wait until there may be something to drain; False if there was nothing for so long."""
+        self._poll.modify(self._sock, select.POLLIN)
+        return bool(self._poll.poll(seconds * 1000))
+
     def send(self, commands: Iterable[Command]) -> None:
         """Write all commands at once. Their replies are to be read."""
         data = memoryview(b"".join([pack(*command) for command in commands]))
@@ -96,7 +101,7 @@ class RespConnection:
         replies: list[Reply] = []
         deadline = time.monotonic() + self._timeout
         while len(replies) < count:
-            reply = self._reader.gets()
+            reply = self._parsed()
             if reply is not False:
                 replies.append(reply)
             elif not self._receive():
@@ -114,13 +119,20 @@ class RespConnection:
             if not self._receive():
                 break
         replies: list[Reply] = []
-        while (reply := self._reader.gets()) is not False:
+        while (reply := self._parsed()) is not False:
             replies.append(reply)
         return replies
 
     def close(self) -> None:
         """Close the socket; idempotent."""
         self._connection.disconnect()
+
+    def _parsed(self) -> Reply:
+        """The next reply that is complete; False if there is none."""
+        try:
+            return self._reader.gets()
+        except ConnectionError as error:  # not RESP: whoever speaks there is no Redis
+            raise self._broken(error) from error
 
     def _receive(self) -> bool:
         """Take one chunk off the socket; False if there is none yet."""

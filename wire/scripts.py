@@ -1,4 +1,4 @@
-"""The Lua that runs inside Redis: `wire/lua/<name>.lua`, joined where several scripts share a helper."""
+"""The Lua that runs inside Redis: `wire/lua/<name>.lua`, joined where several scripts share a snippet."""
 
 from __future__ import annotations
 

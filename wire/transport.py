@@ -18,7 +18,6 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import kombu.transport
 from kombu.transport import redis as stock
-from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
@@ -26,6 +25,7 @@ from redis.exceptions import NoScriptError
 from wire.job import DEFAULT_PRIORITY
 from wire.keys import QUEUE_PREFIX, queue_keys
 from wire.owner import Ask, owner, set_owner
+from wire.qos import QoS
 from wire.queue import POP, Delivery, Popped, Record, TaskQueue, pop_args
 
 __all__ = ["Channel", "SecureTransport", "Transport", "broker_url", "is_ours", "set_owner"]
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 BELL_BLOCK_MS = 100
 """How long an idle worker waits for the bell: a plain producer rings none and is noticed after at most this."""
+PRIORITY_HEADER, LAG_HEADER = "sagrada_priority", "sagrada_lag_ms"
+"""Task headers that our own senders may set. Only the first can say 0: kombu passes on 0 where none was given,
+so a message's `priority` property of 0 is read as 5 for every producer."""
 MAX_REDELIVERIES = 5
 """A message that Celery's consumer raised on so often goes to the list of bad messages."""
 
@@ -44,6 +47,11 @@ kombu.transport.TRANSPORT_ALIASES["sagradas"] = "wire.transport:SecureTransport"
 def is_ours(queue: str) -> bool:
     """Whether the queue is one of Sagrada's."""
     return queue.startswith(QUEUE_PREFIX)
+
+
+def _priority_of(properties: Any, headers: Any) -> int:
+    given = headers.get(PRIORITY_HEADER)
+    return int(given) if given is not None else int(properties.get("priority") or DEFAULT_PRIORITY)
 
 
 def broker_url(redis_url: str) -> str:
@@ -57,73 +65,6 @@ def broker_url(redis_url: str) -> str:
     if parts.scheme not in schemes:
         raise ValueError(f"a Redis URL starts with redis://, rediss:// or unix://, not {parts.scheme}://")
     return urlunsplit(parts._replace(scheme=schemes[parts.scheme]))
-
-
-class QoS(stock.QoS):
-    """Who settles a message: the owner for ours, kombu for the others."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.ours: set[str] = set()
-
-    def can_consume(self) -> bool:
-        """A pop that was sent must be read, room or not: its reply may hold messages."""
-        channel = self.channel
-        if channel.pop_sent is not None:
-            return True
-        return bool(super().can_consume()) and (not channel.is_task_channel or channel.room() > 0)
-
-    def append(self, message: Any, tag: str) -> None:
-        """The pop script has stored ours already."""
-        if self.channel.is_task_channel and owner().holds(tag):
-            self.ours.add(tag)
-            virtual.QoS.append(self, message, tag)
-        else:
-            super().append(message, tag)
-
-    def ack(self, tag: str) -> None:
-        """Settle a message."""
-        if not self._settled(tag, "ack"):
-            super().ack(tag)
-
-    def reject(self, tag: str, requeue: bool = False) -> None:
-        """Settle a message, or give it back."""
-        if not self._settled(tag, "restore" if requeue else "ack"):
-            super().reject(tag, requeue)
-
-    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
-        """Give a message back."""
-        if not self._settled(tag, "restore"):
-            super().restore_by_tag(tag, client, leftmost)
-
-    def _settled(self, tag: str, how: str) -> bool:
-        if tag not in self.ours:
-            return False
-        self.ours.discard(tag)
-        getattr(owner(), how)(tag)
-        virtual.QoS.ack(self, tag)
-        return True
-
-    def restore_unacked_once(self, stderr: Any = None) -> None:
-        """The channel closes. What runs, runs on; what Celery drops now is delivered again."""
-        self._let_go()
-        super().restore_unacked_once(stderr)
-
-    def restore_unacked(self, client: Any = None) -> None:
-        """basic_recover."""
-        self._let_go()
-        super().restore_unacked(client)
-
-    def _let_go(self) -> None:
-        self._flush()
-        ours = [tag for tag in self._delivered if tag in self.ours]
-        for tag in ours:
-            del self._delivered[tag]
-        if ours:
-            owner().forget_idle(ours)
-
-    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """No visibility timeout: leases say when a message is free again."""
 
 
 class Channel(stock.Channel):
@@ -159,11 +100,6 @@ class Channel(stock.Channel):
 
     # Producers
 
-    def prepare_message(self, body: Any, priority: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As kombu, but a priority that was not given is 5. (kombu makes it 0, the most urgent.)"""
-        given = DEFAULT_PRIORITY if priority is None else priority
-        return super().prepare_message(body, given, *args, **kwargs)
-
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         if not is_ours(queue):
             super()._put(queue, message, **kwargs)
@@ -175,8 +111,8 @@ class Channel(stock.Channel):
                 headers.get("id") or tag,
                 tag,
                 dumps(message),
-                priority=self._get_message_priority(message),
-                lag_ms=float(headers.get("sagrada_lag_ms") or 0),
+                priority=_priority_of(properties, headers),
+                lag_ms=float(headers.get(LAG_HEADER) or 0),
             )
 
     # The consumer: pop; when that brings nothing, wait for the bells, then pop again

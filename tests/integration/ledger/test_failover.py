@@ -80,3 +80,29 @@ def test_a_finish_after_a_lost_claim_counts(ledger: Ledger, redis: Redis) -> Non
     record = ledger.record(job.id)
     assert record is not None
     assert (record.state, record.attempt) == ("completed", 1)
+
+
+def test_a_job_that_was_lost_with_its_record_is_restored_by_its_owner(ledger: Ledger, redis: Redis) -> None:
+    client: Any = redis
+    job = submitted(ledger)
+    claim = claimed(ledger, job)
+    client.flushall()
+    tokens = [token(n, 1) for n in range(3)]
+    assert ledger.reappend(job.id, 1, "a", claim.claim, tokens).outcome is Outcome.GONE
+    restored = ledger.reappend(job.id, 1, "a", claim.claim, tokens, body=claim.job, queue="sagrada.m")
+    assert restored == (Outcome.OK, 3)
+    assert ledger.job(job.id) == job
+    assert ledger.submit(job, "sagrada.m", "its digest")[0] is False
+    end, result = end_of(3)
+    assert ledger.finish(job.id, 1, end, result).outcome is Outcome.OK
+    assert [event.seq for event in ledger.read(job.id)] == [0, 0, 1, 2, 3]
+
+
+def test_a_job_that_was_deleted_is_not_restored(ledger: Ledger, redis: Redis) -> None:
+    job = submitted(ledger)
+    claim = claimed(ledger, job)
+    ledger.cancel(job.id)
+    ledger.delete(job.id)
+    late = ledger.reappend(job.id, 1, "a", claim.claim, [token(0, 1)], body=claim.job, queue="sagrada.m")
+    assert late.outcome is Outcome.GONE
+    assert ledger.record(job.id) is None

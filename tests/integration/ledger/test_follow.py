@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError
 
 from tests.integration.ledger.actors import token
 from tests.integration.ledger.support import claimed, completed, end_of, submitted, until
 from wire.codec import encode_event
+from wire.commands import append_command, entry, publish_command
 from wire.errors import JobNotFound
 from wire.events import Done, Event, Resumed, Token
 from wire.job import Job
@@ -75,6 +77,29 @@ def test_followers_survive_cut_connections_and_a_new_attempt(ledger: Ledger, red
             assert [e for e in events if isinstance(e, Resumed)] == [Resumed(attempt=2, seq=100)]
             assert [e.seq for e in events if isinstance(e, Token)] == list(range(120))
             assert events[-1] == end
+
+
+def test_a_log_that_cannot_be_read_for_a_moment_loses_nothing(
+    ledger: Ledger, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client: Any = redis
+    job = submitted(ledger)
+    claimed(ledger, job)
+    write(ledger, job, 1, 0, 1)
+    stream = follow(redis, job.id, timeout=60)
+    assert next(stream) == token(0, 1)
+    for seq in range(1, 4):
+        client.execute_command(*append_command(job.id, 1, entry(token(seq, 1))))
+    for seq in (1, 3):
+        client.execute_command(*publish_command(job.id, entry(token(seq, 1))))
+
+    def away(*_: Any) -> Any:
+        monkeypatch.undo()
+        raise ConnectionError("for a moment")
+
+    monkeypatch.setattr("wire.reader.read_many", away)
+    assert [next(stream) for _ in range(3)] == [token(1, 1), token(2, 1), token(3, 1)]
+    stream.close()
 
 
 def test_a_late_reader_reads_the_log(ledger: Ledger, redis: Redis) -> None:

@@ -95,6 +95,14 @@ def test_a_server_that_is_silent_or_does_not_read_is_given_up(redis_url: str) ->
         accepted[0].close()
 
 
+def test_what_is_no_redis_is_given_up(redis_url: str) -> None:
+    raw = RespConnection(redis_url)
+    raw._reader.feed(b"HTTP/1.1 400 Bad Request\r\n")
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            raw.call([("PING",)])
+
+
 def test_nobody_listening_is_a_connection_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

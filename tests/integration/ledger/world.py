@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from tests.integration.ledger.actors import Client, Held, Lost, Owner, Violation, require
 from wire import commands
@@ -87,7 +88,7 @@ class World:
     def run(self, command: commands.Command) -> Any:
         try:
             return self.redis.execute_command(*command)
-        except commands.ResponseError as error:
+        except ResponseError as error:
             return error
 
     def take_snapshot(self) -> None:

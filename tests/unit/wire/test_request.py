@@ -211,6 +211,16 @@ def test_a_seed_is_drawn_where_none_is_given() -> None:
     assert resolve(request(seed=0), LIMITS).seed == 0
 
 
+@pytest.mark.parametrize("asked", [request("half \ud800"), request(stop=["\udfff"])])
+def test_half_a_surrogate_pair_is_refused(asked: GenerateRequest) -> None:
+    assert "Unicode" in refusal(asked)
+
+
+def test_half_a_surrogate_pair_in_json_is_answered() -> None:
+    with pytest.raises(ValidationError):
+        job_of(parse(b'{"inputs":"\\ud800"}'))
+
+
 class TestTokenBudget:
     def test_what_is_asked_for_is_given(self) -> None:
         assert job_of(request(max_new_tokens=197)).params.max_new_tokens == 197

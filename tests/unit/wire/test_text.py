@@ -114,7 +114,7 @@ def test_unknown_ids_have_no_text() -> None:
     include=st.booleans(),
     cuts=st.lists(st.integers(0, 30), max_size=12),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_stop_strings_are_found_however_the_text_is_cut(
     text: str, stops: list[str], include: bool, cuts: list[int]
 ) -> None:
