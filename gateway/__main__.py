@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import resource
+import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -31,11 +33,13 @@ class Server(BaseApplication):
         """Hand gunicorn its settings."""
         for name, value in settings(self._config).items():
             self.cfg.set(name, value)
+        self.cfg.set("post_worker_init", drain_on_ctrl_c)
         self.cfg.set("worker_exit", lambda arbiter, worker: self._drain())
 
     def load(self) -> Any:
-        """The WSGI application of one worker process."""
+        """The WSGI application of one worker process; gunicorn asks for it after the fork."""
         app, self._gateway = create_app(self._config)
+        self._gateway.start()
         return app
 
     def _drain(self) -> None:
@@ -44,7 +48,7 @@ class Server(BaseApplication):
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """gunicorn's settings; facts and reasons are its documentation's."""
+    """gunicorn's settings, by its own names."""
     shared_memory = Path("/dev/shm")
     return {
         "bind": f"[{config.host}]:{config.port}" if ":" in config.host else f"{config.host}:{config.port}",
@@ -62,6 +66,12 @@ def settings(config: Config) -> dict[str, Any]:
         "worker_tmp_dir": str(shared_memory) if shared_memory.is_dir() else None,
         "loglevel": "warning",
     }
+
+
+def drain_on_ctrl_c(worker: Any) -> None:
+    """Ctrl-C reaches every process of the terminal: only the arbiter answers it, and what it then sends means drain."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGQUIT, worker.handle_exit)
 
 
 def options() -> argparse.ArgumentParser:
@@ -95,6 +105,7 @@ def main() -> None:
         config = configure(sys.argv[1:])
     except ConfigError as error:
         sys.exit(f"gateway: {error}")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     raise_file_limit()
     Server(config).run()
 

@@ -24,7 +24,7 @@ from wire.queue import TaskQueue
 from wire.record import Record
 from wire.request import GenerateRequest, RequestLimits, to_job
 from wire.tokenizer import Tokenizer
-from wire.transport import broker_url
+from wire.transport import PRIORITY_HEADER, broker_url
 
 TOKENISE_UP_TO = 64 * 1024
 """Bytes of prompt that are tokenised here; longer ones cost too much of a gateway and are counted by the worker."""
@@ -145,7 +145,7 @@ class Admission:
                 TASK_NAME,
                 task_id=job.id,
                 queue=queue,
-                priority=job.priority,
+                headers={PRIORITY_HEADER: job.priority},  # kombu's 0 means that none was given
                 argsrepr="",
                 kwargsrepr="",
                 ignore_result=True,

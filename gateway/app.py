@@ -10,11 +10,10 @@ from gateway.service import Gateway
 
 
 def create_app(config: Config) -> tuple[Flask, Gateway]:
-    """A started gateway and its application; once per process, after the fork."""
+    """The application and the gateway behind it, which is still to be started."""
     app = Flask("gateway", static_folder=None)
     gateway = Gateway(config)
     errors.install(app)
-    for room in (jobs, tgi, ops):
-        app.register_blueprint(room.blueprint(gateway))
-    gateway.start()
+    for api in (jobs, tgi, ops):
+        app.register_blueprint(api.blueprint(gateway))
     return app, gateway

@@ -10,51 +10,30 @@ exchange is a plain blocking response. tests/unit/gateway/test_contract.py holds
 from __future__ import annotations
 
 import os
-import queue
 import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 from flask import Response
 
 from gateway import errors
 from gateway.clock import Clock
-
-MAX_UNSENT = 1 << 20
-"""Bytes a slow client may owe us before it is dropped; it resumes by Last-Event-ID."""
+from gateway.exchange import MAX_UNSENT, Blocking, Exchange, Headers, nobody
 
 LINGER = 5.0
 """Seconds that a closing socket waits for the client's own close, so that no answer is cut off by a reset."""
 
-Headers = Mapping[str, str]
+STALL = 60.0
+"""Seconds that a client may take to read what is left when its answer is complete."""
+
+KEEP_ALIVE = 30
+"""Seconds of silence after which a client's host is asked whether it is still there."""
+
 WSGIEnviron = dict[str, Any]
-
-
-class Exchange(Protocol):
-    """The answer to one request, written by whoever has it, whenever it comes."""
-
-    def attend(self, on_gone: Callable[[], None]) -> None:
-        """Have `on_gone` called, once, if the client leaves or is dropped before the answer is complete."""
-
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole response; nothing may follow."""
-
-    def begin(self, headers: Headers) -> None:
-        """Send the head of a 200 whose body is streamed."""
-
-    def write(self, data: bytes) -> None:
-        """Send a piece of the body; never blocks."""
-
-    def end(self) -> None:
-        """The body is complete."""
-
-
-def _nobody() -> None:
-    """Nobody to tell."""
 
 
 def _head(status: int, headers: Headers, extra: str) -> bytes:
@@ -109,7 +88,7 @@ class Detached:
     """An exchange over a socket that no thread waits on."""
 
     def __init__(self, poller: Poller, sock: socket.socket, chunked: bool) -> None:
-        self._on_gone: Callable[[], None] = _nobody
+        self._on_gone: Callable[[], None] = nobody
         self._poller, self._chunked = poller, chunked
         self._lock = threading.Lock()
         self._unsent = bytearray()
@@ -153,6 +132,8 @@ class Detached:
             alive = len(self._unsent) <= MAX_UNSENT if waiting else self._push()
             if alive and self._unsent and not waiting:
                 self._poller.want_write(self.fd, True)
+            if last and self._unsent:
+                self._poller.clock.after(STALL, self._drop)
         if not alive:
             self._drop()
 
@@ -200,7 +181,7 @@ class Detached:
             self._poller.forget(self.fd)
             self._sock.close()
             self._unsent = bytearray()
-            gone, self._on_gone = self._on_gone, _nobody
+            gone, self._on_gone = self._on_gone, nobody
             complete = self._ended
         if not complete:
             gone()
@@ -215,58 +196,10 @@ def _take(sock: socket.socket) -> socket.socket:
     ours.setblocking(False)
     if ours.family != socket.AF_UNIX:
         ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host that vanishes says nothing
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE)
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE // 3)
     return ours
-
-
-class Blocking:
-    """The same exchange where the socket cannot be taken: the request's thread waits and yields the pieces."""
-
-    def __init__(self) -> None:
-        self._on_gone: Callable[[], None] = _nobody
-        self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._head: queue.SimpleQueue[Response] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._unsent = 0
-        self._ended = False
-
-    def attend(self, on_gone: Callable[[], None]) -> None:
-        """Call `on_gone` if the response is closed before its end; a leaver is noticed at the next piece."""
-        self._on_gone = on_gone
-
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Hand the waiting view its response."""
-        self._ended = True
-        self._head.put(Response(body, status, dict(headers)))
-
-    def begin(self, headers: Headers) -> None:
-        """Hand the waiting view a response that goes on."""
-        self._head.put(Response(self._body(), 200, dict(headers), direct_passthrough=True))
-
-    def write(self, data: bytes) -> None:
-        """Queue a piece; what a client owes is bounded here too."""
-        with self._lock:
-            self._unsent += len(data)
-            dropped = self._unsent > MAX_UNSENT
-        self._pieces.put(None if dropped else data)
-
-    def end(self) -> None:
-        """End the body."""
-        self._ended = True
-        self._pieces.put(None)
-
-    def wait(self) -> Response:
-        """The response, once its head is known."""
-        return self._head.get()
-
-    def _body(self) -> Iterator[bytes]:
-        try:
-            while (piece := self._pieces.get()) is not None:
-                with self._lock:
-                    self._unsent -= len(piece)
-                yield piece
-        finally:
-            if not self._ended:
-                self._on_gone()
 
 
 class TakenOver(Response):
@@ -290,6 +223,8 @@ class TakenOver(Response):
 
 def respond(poller: Poller | None, environ: WSGIEnviron, start: Callable[[Exchange], None]) -> Response:
     """Let `start` have the exchange; the response to return from the view."""
+    if environ.get("REQUEST_METHOD") == "HEAD":
+        return Response()  # nobody would read what there is to wait for
     sock = environ.get("gunicorn.socket")
     plain = sock is not None and not isinstance(sock, ssl.SSLSocket) and environ.get("HTTP_VERSION") != "2"
     if poller is not None and plain:

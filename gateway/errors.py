@@ -54,9 +54,11 @@ BACKEND_DOWN = (
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
     redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
     kombu.exceptions.OperationalError,
 )
-"""Redis is away, or too slow to answer."""
+"""Redis is away, too slow to answer, or cannot write now."""
 
 _SENTENCES = {
     404: "there is nothing at this address",

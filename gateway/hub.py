@@ -77,9 +77,11 @@ class Hub:
 
     def close(self, subscriber: Subscriber) -> None:
         """Deliver nothing more to it; harmless when repeated."""
-        if subscriber in self._open:
-            self._open.discard(subscriber)
-            self._request(False, subscriber)
+        try:
+            self._open.remove(subscriber)  # one step: two threads may close it at once
+        except KeyError:
+            return
+        self._request(False, subscriber)
 
     def subscribers(self) -> list[Subscriber]:
         """Who is open now."""

@@ -11,8 +11,9 @@ from flask import Blueprint, Response, request
 
 from gateway.body import json_body
 from gateway.clock import Timer
-from gateway.detach import Exchange, respond
+from gateway.detach import respond
 from gateway.errors import EXPIRED
+from gateway.exchange import Exchange
 from gateway.service import Gateway
 from gateway.stream import JSON, SSE, JobStream, Waiting, frame
 from wire.errors import JobNotFound, ValidationError
@@ -175,9 +176,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     def wait(job_id: str, record: Record, early_status: int) -> Response:
         patience = _patience()
-        if record.terminal or not patience:
+        if record.terminal or not patience or not gateway.has_room:
             return show(gateway, job_id, record, 200 if record.terminal else early_status)
-        gateway.admit_stream()
 
         def start(exchange: Exchange) -> None:
             JobWait(gateway, exchange, job_id, patience, early_status).start()

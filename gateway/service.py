@@ -78,9 +78,14 @@ class Gateway:
         self.catch_up.start()
         self.hub.start()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more client may wait here."""
+        return len(self.hub) < self.config.max_streams
+
     def admit_stream(self) -> None:
         """Raise TooManyStreams if this process holds as many as it may."""
-        if len(self.hub) >= self.config.max_streams:
+        if not self.has_room:
             raise TooManyStreams("this gateway holds as many open streams as it may (MAX_STREAMS); try again")
 
     def chore(self, work: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway import errors
-from gateway.detach import Exchange
+from gateway.exchange import Exchange
 from gateway.service import Gateway
 from gateway.subscriber import Subscriber
 from wire.events import Event, Resumed

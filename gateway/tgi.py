@@ -12,7 +12,8 @@ from flask import Blueprint, Response, request
 from gateway import errors
 from gateway.admission import Accepted
 from gateway.body import json_body
-from gateway.detach import Exchange, respond
+from gateway.detach import respond
+from gateway.exchange import Exchange
 from gateway.service import Gateway
 from gateway.stream import SSE, Streaming, Waiting
 from wire.errors import ValidationError
@@ -140,8 +141,8 @@ class Whole(Waiting):
 
     def abandon(self) -> None:
         """The gateway goes: nobody would hear the end."""
-        self.gateway.cancel_soon(self.job_id)
         self.answer(503, failure(GONE_AWAY)[1], {"Retry-After": "1"})
+        self.gateway.cancel_soon(self.job_id)
 
 
 class Stream(Streaming):
@@ -221,8 +222,8 @@ class Stream(Streaming):
 
     def abandon(self) -> None:
         """The gateway goes: nobody would hear the end."""
-        self.gateway.cancel_soon(self.job_id)
         self._say_and_end(GONE_AWAY)
+        self.gateway.cancel_soon(self.job_id)
 
     def _say_and_end(self, end: Terminal) -> None:
         self.write(b"data: %b\n\n" % failure(end)[1])

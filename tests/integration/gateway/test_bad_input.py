@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -194,8 +195,6 @@ class TestModels:
 
     @staticmethod
     def wait_for_snapshot() -> None:
-        import time
-
         time.sleep(1.2)  # a snapshot of the registry is good for a second
 
     def published(self, worker: FakeWorker) -> None:

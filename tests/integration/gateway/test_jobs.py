@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -222,8 +223,6 @@ class TestIdempotency:
         assert worker.queue.position(job_id) == 1
 
     def test_many_at_once_are_one_job(self, url: str, worker: FakeWorker) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
         key = {"Idempotency-Key": "order-5"}
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: submit(url, headers=key), range(24)))

@@ -111,8 +111,9 @@ def test_a_full_waiting_room(narrow_url: str, worker: FakeWorker) -> None:
     assert refused.json()["error_type"] == "overloaded"
 
 
-def test_sigterm_ends_streams_lets_bound_requests_finish_and_exits(
-    redis_url: str, worker: FakeWorker, tmp_path: Path
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_streams_lets_bound_requests_finish_and_exits(
+    redis_url: str, worker: FakeWorker, tmp_path: Path, signum: signal.Signals
 ) -> None:
     worker.pause()
     got: dict[str, Any] = {}
@@ -131,7 +132,7 @@ def test_sigterm_ends_streams_lets_bound_requests_finish_and_exits(
             thread.start()
         with http.stream("GET", f"{gateway.url}/jobs/{job_id}/stream") as response:
             wait_until(lambda: len(worker.running) == 2, 30, "both jobs")
-            gateway.process.send_signal(signal.SIGTERM)
+            gateway.process.send_signal(signum)
             assert [e for _, e in frames(response)] == [], "the stream is ended, to be resumed elsewhere"
         threads[1].join(30)
         assert got["wait"].status_code == 200 and got["wait"].json()["status"] == "in_progress"

@@ -107,9 +107,9 @@ def test_200_streams_hold_no_thread_and_all_end(
         assert all(sock.recv(17, socket.MSG_WAITALL) == b"HTTP/1.1 200 OK\r\n" for sock in socks)
         assert threads_of(narrow.process.pid) <= 4 + 4 + 6
         assert job(narrow_url, ids[0])["status"] == "queued", "threads are left for others"
-        for method, path in (("GET", f"/jobs/{ids[0]}/stream"), ("GET", f"/jobs/{ids[0]}?wait=5")):
-            refused = http.request(method, narrow_url + path)
-            assert refused.status_code == 429 and refused.headers["retry-after"]
+        refused = http.get(f"{narrow_url}/jobs/{ids[0]}/stream")
+        assert refused.status_code == 429 and refused.headers["retry-after"]
+        assert job(narrow_url, ids[0], "?wait=60")["status"] == "queued", "no room to wait: answered at once"
         refused = http.post(narrow_url + "/generate", json={"inputs": "the cat"})
         assert refused.status_code == 429 and worker.queue.size() == 49, "nothing was accepted"
         worker.takes.set()
@@ -148,6 +148,13 @@ def test_leaving_a_jobs_stream_or_wait_cancels_nothing(url: str, worker: FakeWor
         sock.sendall(f"GET /jobs/{job_id}?wait=60 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         time.sleep(0.1)
     assert job(url, job_id, "?wait=60")["status"] == "completed"
+
+
+def test_a_head_request_waits_for_nothing(url: str, worker: FakeWorker) -> None:
+    worker.hold()
+    job_id = submit(url).json()["id"]
+    for path in (f"/jobs/{job_id}/stream", f"/jobs/{job_id}?wait=60"):
+        assert http.head(url + path).status_code == 200
 
 
 def test_closed_streams_leave_nothing_behind(url: str, worker: FakeWorker) -> None:
