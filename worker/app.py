@@ -104,6 +104,9 @@ def settings(config: Config) -> dict[str, Any]:
         "broker_transport_options": {"socket_timeout": 30, "socket_keepalive": True},
         "redis_socket_keepalive": True,
         "redis_retry_on_timeout": True,
+        # A result that is not stored is a producer that waits for ever: the finisher tries until Redis is back.
+        "result_backend_always_retry": True,
+        "result_backend_max_sleep_between_retries_ms": 1000,
     }
 
 

@@ -185,6 +185,11 @@ class Boot:
         return len(self._deliveries)
 
     @property
+    def untold(self) -> int:
+        """Settled messages that Redis has not heard of yet."""
+        return len(self._deliveries.notices(BATCH))
+
+    @property
     def alive(self) -> bool:
         """Whether the lease was held at the last look, and Redis reached."""
         return self._lease.registered and not self._away
@@ -200,7 +205,7 @@ class Boot:
 
     def leave(self) -> None:
         """After the drain: give up the lease; what is still unacked returns to the queue at once. Once only."""
-        if self._left:
+        if self._left or self._thread.ident is None:  # never started
             return
         self._stop.set()
         self._wake.set()

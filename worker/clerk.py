@@ -10,16 +10,10 @@ from typing import TypeAlias, TypeVar
 from redis.exceptions import ResponseError
 
 from wire.commands import (
-    ClaimReply,
     Entry,
-    Outcome,
-    Written,
     append_command,
     claim_command,
     finish_command,
-    parse_append,
-    parse_claim,
-    parse_written,
     publish_command,
     reappend_command,
     record_command,
@@ -28,6 +22,7 @@ from wire.errors import NewerWireVersion
 from wire.job import Job
 from wire.keys import LIVE
 from wire.record import Record, parse_record
+from wire.replies import ClaimReply, Outcome, Written, parse_append, parse_claim, parse_written
 from wire.resp import Command, Reply
 from worker.assignment import Assignment
 from worker.generation import Generation
@@ -101,24 +96,49 @@ class Clerk:
     def _restore(self, pairs: Sequence[Pair]) -> Fates:
         """After a new connection or a new boot id: what the logs lack, and whose the jobs are."""
         fates: Fates = {}
+        lost: set[Assignment] = set()
         while pairs:
-            boot = self._boot()
-            replies = self._pipeline.call(
-                [reappend_command(a.job_id, g.attempt, boot, g.claim, g.unsent) for a, g in pairs]
-            )
-            short: list[Pair] = []
+            replies = self._pipeline.call([self._reappend(pair, pair[0] in lost) for pair in pairs])
+            again: list[Pair] = []
             for pair, reply in zip(pairs, replies, strict=True):
-                assignment, generation = pair
-                written = _parse(parse_written, reply)
-                if isinstance(written, ResponseError) or written.outcome in _LOSSES:
-                    fates[assignment] = _fate(written)
-                    continue
-                outcome, generation.sent = written
-                assignment.connection = self._pipeline.number
-                if outcome is Outcome.LOST:
-                    short.append(pair)
-            pairs = short  # their logs lack more than was sent: again, from what is there
+                if self._restored(pair, _parse(parse_written, reply), lost, fates):
+                    pair[0].connection = self._pipeline.number
+                elif pair[0] not in fates:
+                    again.append(pair)
+            pairs = again
         return fates
+
+    def _reappend(self, pair: Pair, lost: bool) -> Command:
+        assignment, generation = pair
+        return reappend_command(
+            assignment.job_id,
+            generation.attempt,
+            self._boot(),
+            generation.claim,
+            generation.unsent,
+            len(generation.entries),
+            body=generation.job if lost else None,
+            queue=self._queue,
+        )
+
+    def _restored(
+        self, pair: Pair, written: Written | ResponseError, lost: set[Assignment], fates: Fates
+    ) -> bool:
+        """Whether its log is whole; if not, it has a fate or goes round again."""
+        assignment, generation = pair
+        if isinstance(written, ResponseError):
+            fates[assignment] = written
+            return False
+        outcome, logged = written
+        if outcome is Outcome.GONE and assignment not in lost:
+            # Redis may have lost the very record: once more, with the job and all its tokens.
+            lost.add(assignment)
+            generation.sent = 0
+        elif outcome in (Outcome.GONE, Outcome.FENCED):
+            fates[assignment] = _fate(outcome)
+        else:
+            generation.sent = logged
+        return outcome is Outcome.OK
 
     def _append(self, pairs: Sequence[Pair], fates: Fates) -> None:
         writes: list[tuple[Pair, Entry | None]] = []
@@ -129,7 +149,7 @@ class Clerk:
         for (pair, entry), reply in zip(writes, replies, strict=True):
             assignment, generation = pair
             if entry is None:
-                self._finished(pair, reply, fates)
+                self._finished(assignment, reply, fates)
             elif (
                 assignment.connection and assignment not in fates and self._appended(assignment, reply, fates)
             ):
@@ -163,19 +183,14 @@ class Clerk:
             fates[assignment] = _fate(outcome)
         return False
 
-    def _finished(self, pair: Pair, reply: Reply, fates: Fates) -> None:
-        assignment, generation = pair
+    def _finished(self, assignment: Assignment, reply: Reply, fates: Fates) -> None:
         written = _parse(parse_written, reply)
-        if isinstance(written, Written) and written.outcome is Outcome.LOST:
-            _, generation.sent = written
-            assignment.connection = 0
-        elif isinstance(written, Written) and written.outcome is Outcome.OK:
+        if isinstance(written, ResponseError) or written.outcome is Outcome.FENCED:
+            fates[assignment] = _fate(written)
+        elif written.outcome is Outcome.OK:
             fates[assignment] = Fate.FINISHED
         else:
-            fates[assignment] = _fate(written)
-
-
-_LOSSES = (Outcome.FENCED, Outcome.GONE)
+            assignment.connection = 0  # the log has lost entries, or all: restore it, then finish
 
 
 def _parse(parse: Callable[[Reply], Answer], reply: Reply) -> Answer | ResponseError:

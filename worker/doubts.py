@@ -1,12 +1,13 @@
-"""Assignments that the ledger no longer takes for ours. A message is acked only if somebody else answers for its job."""
+"""Assignments that the ledger takes for ours no longer: acked only if somebody else answers for the job."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
-from worker.assignment import Assignment, Settled, Verdict
+from worker.assignment import Assignment, Settled
+from worker.claims import Claims
 from worker.clerk import Clerk
+from worker.desk import Desk
 from worker.verdict import by_record
 
 LEASES = 3
@@ -14,16 +15,11 @@ LEASES = 3
 
 
 class Doubts:
-    """`settle` ends one; `claim_again` takes back one that nobody answers for."""
+    """Finds out who owns a job now."""
 
-    def __init__(
-        self,
-        clerk: Clerk,
-        lease: float,
-        settle: Callable[[Assignment, Verdict], None],
-        claim_again: Callable[[Assignment], None],
-    ) -> None:
-        self._clerk, self._lease, self._settle, self._claim_again = clerk, lease, settle, claim_again
+    def __init__(self, desk: Desk, clerk: Clerk, claims: Claims, lease: float) -> None:
+        """`lease` in seconds."""
+        self._desk, self._clerk, self._claims, self._lease = desk, clerk, claims, lease
         self._since: dict[Assignment, float] = {}
         self.due = False
         """Whether to look again at the next `examine`."""
@@ -32,16 +28,16 @@ class Doubts:
         return assignment in self._since
 
     def add(self, assignment: Assignment) -> None:
-        """Find out whose it is."""
+        """Stop it here, and find out."""
+        self._desk.leave(assignment)
+        assignment.generation = None
+        self._desk.roster.unqueue(assignment)
         self._since[assignment] = time.monotonic()
         self.due = True
 
-    def discard(self, assignment: Assignment) -> None:
-        """It has ended."""
-        self._since.pop(assignment, None)
-
     def examine(self) -> None:
         """Read the records of those in doubt, and decide; Away."""
+        self._since = {a: since for a, since in self._since.items() if a in self._desk.roster.held}
         if not self.due or not self._since:
             return
         doubted = list(self._since)
@@ -50,9 +46,9 @@ class Doubts:
         self.due = False
         for assignment, record, alive in zip(doubted, records, live, strict=True):
             if record is None or record.terminal:
-                self._settle(assignment, assignment.verdict or by_record(record))
+                self._desk.settle(assignment, assignment.verdict or by_record(record))
             elif alive:
-                self._settle(assignment, Settled())
+                self._desk.settle(assignment, Settled())
             elif time.monotonic() - self._since[assignment] > LEASES * self._lease:
                 del self._since[assignment]
-                self._claim_again(assignment)
+                self._claims.again(assignment)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from wire.commands import Claimed, Entry, Poisoned, entry
+from wire.commands import Entry, entry
 from wire.events import Done, Failed, Terminal, Token
 from wire.job import Job, Result, Usage
+from wire.replies import Claimed, Poisoned
 from wire.text import TextStream
 from wire.tokenizer import Tokenizer
 

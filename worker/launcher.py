@@ -23,6 +23,10 @@ PATIENCE = 10.0
 KILL_WAIT = 10.0
 """Seconds for the kernel to end a killed process; one that a driver holds may take longer."""
 
+DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""What a child finds set unless the parent's environment says otherwise. OpenMP's threads must not spin while they
+wait: on cores that others use too, each barrier then lasts until the scheduler takes the spinner off the core."""
+
 
 class EngineProcess:
     """A running engine, for one thread of its parent."""
@@ -98,9 +102,9 @@ class EngineProcess:
 
 
 def child_environment(spec: LoadSpec, device: Mapping[str, str]) -> dict[str, str]:
-    """The parent's environment, the device's settings, and the hub's token, which argv must not show."""
+    """Defaults, the parent's environment, the device's settings, and the hub's token, which argv must not show."""
     token = {"HF_TOKEN": spec.token} if spec.token else {}
-    return {**os.environ, **device, **token}
+    return {**DEFAULTS, **os.environ, **device, **token}
 
 
 def describe_exit(code: int) -> str:

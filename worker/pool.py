@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,6 +31,7 @@ from worker.assignment import (
     Verdict,
     Withdrawn,
 )
+from worker.finisher import Finisher
 from worker.process import WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 SWITCH_INTERVAL = 0.0005
 """Seconds: the hub parses a message while the publisher waits to hand out a step's tokens."""
 PUMP = 0.02
+LAST_WORDS = 5.0
+"""Seconds for telling Celery what became of the last jobs."""
+SETTLE_PAUSE = 0.5
+"""Seconds after a failure to tell, so that a lasting one does not run hot."""
 EXIT_FAILED = 1
 
 outcomes: dict[str, Completed | Broken] = {}
@@ -75,7 +79,7 @@ class EnginePool(BasePool):
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._hub: Any = None
         self._handles: set[Handle] = set()
-        self._finisher = ThreadPoolExecutor(1, "finisher")
+        self._finisher = Finisher()
         self.process = WorkerProcess(self.app.config, self.options["initargs"][1], self._wake, self._gave_up)
         self.app.process = self.process
         self.process.start()
@@ -150,7 +154,7 @@ class EnginePool(BasePool):
         }
 
     def _settle(self, handle: Handle, verdict: Verdict) -> None:
-        self._finisher.submit(self._finish, handle, verdict)
+        self._finisher.submit(partial(self._finish, handle, verdict))
 
     # The finisher's thread
 
@@ -158,10 +162,10 @@ class EnginePool(BasePool):
         try:
             if not (handle.request._already_revoked or handle.request._already_cancelled):
                 self._say(handle, verdict)
-        except (
-            Exception
-        ):  # the job's end is in the ledger; unacked, its message comes back and finds it there
-            log.exception("task %s could not be settled with Celery", handle.request.id)
+        except Exception as error:  # the ledger has the job's end: its message comes back and finds it there
+            log.exception("task %s could not be settled: once more (%s)", handle.request.id, error)
+            handle.request.reject(requeue=True)
+            time.sleep(SETTLE_PAUSE)
         finally:
             self._handles.discard(handle)
             self._wake()
@@ -205,8 +209,8 @@ class EnginePool(BasePool):
         if self._handles:
             log.warning("%d jobs are handed over to other workers", len(self._handles))
             self.process.hand_over()
-            self._pump_until(lambda: not self._handles, seconds=5.0)
-        self._finisher.shutdown()
+            self._pump_until(lambda: not self._handles, LAST_WORDS)
+        self._finisher.stop(LAST_WORDS)
         self._pump()
         self.process.stop()
 

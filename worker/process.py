@@ -7,18 +7,20 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from redis.exceptions import RedisError
 
 from models.step import LoadSpec
 from wire.owner import set_owner
 from wire.registry import Registry, WorkerInfo, WorkerState
+from wire.tokenizer import read_files
 from worker.assignment import Assignment
 from worker.boot import Boot, connect
 from worker.clerk import Clerk
 from worker.config import Config
 from worker.inbox import Inbox
-from worker.intake import Intake
+from worker.intake import Intake, Shop
 from worker.jobs import Jobs
 from worker.launcher import EngineProcess
 from worker.pipeline import Pipeline
@@ -112,7 +114,7 @@ class WorkerProcess:
         self._publisher.tick(now)
         if time.monotonic() >= self._publish_at:
             self._publish_at = time.monotonic() + self.config.lease_seconds / 2
-            self._publish(2 * self.config.lease_seconds)
+            self._publish(1.5 * self.config.lease_seconds)
 
     def _new_boot(self, old: str, new: str) -> None:
         log.warning("the lease of boot %s was lost: going on as %s", old, new)
@@ -131,9 +133,12 @@ class WorkerProcess:
         with self._publishing:
             if self._publish_at != float("inf"):
                 self._attempt(lambda: self._registry.publish(self.info(), FAILED_TTL if self._error else ttl))
-        shop = self._publisher.jobs.shop
-        if shop:
-            self._attempt(lambda: self._registry.touch_blob(shop.blob))
+        if shop := self._publisher.jobs.shop:
+            self._attempt(partial(self._keep_blob, shop))
+
+    def _keep_blob(self, shop: Shop) -> None:
+        if not self._registry.touch_blob(shop.blob):
+            self._registry.put_blob(read_files(shop.ready.folder))  # a Redis that lost its data
 
     def _attempt(self, call: Callable[[], object]) -> None:
         try:
@@ -152,9 +157,29 @@ class WorkerProcess:
 
     def info(self) -> WorkerInfo:
         """The registry entry as of now."""
-        publisher, ready = self._publisher, self._publisher.ready
-        shop, stepped, supervisor = publisher.jobs.shop, publisher.stepped, publisher.supervisor
-        described = {} if ready is None or shop is None else {
+        publisher = self._publisher
+        return WorkerInfo(
+            boot=self.boot.id,
+            name=self.name,
+            model=self.config.name,
+            queue=self.config.task_queue,
+            state=self.state,
+            stage=publisher.supervisor.stage,
+            progress=publisher.supervisor.progress,
+            error=self._error,
+            running=len(publisher.jobs.roster.in_engine),
+            free=self.room(),
+            started=self._started,
+            counters=self.counters(),
+            **self._model(),
+        )
+
+    def _model(self) -> dict[str, Any]:
+        """What the engine has said of its model; empty before."""
+        ready, stepped, shop = self._publisher.ready, self._publisher.stepped, self._publisher.jobs.shop
+        if ready is None or shop is None:
+            return {}
+        return {
             "revision": ready.revision,
             "device": ready.device,
             "dtype": ready.dtype,
@@ -168,32 +193,16 @@ class WorkerProcess:
             "plan_hash": ready.plan_hash,
             "buckets": ready.buckets,
             "tokenizer": shop.blob,
-        }  # fmt: skip
-        return WorkerInfo(
-            boot=self.boot.id,
-            name=self.name,
-            model=self.config.name,
-            queue=self.config.task_queue,
-            state=self.state,
-            stage=supervisor.stage,
-            progress=supervisor.progress,
-            error=self._error,
-            running=len(publisher.jobs.roster.in_engine),
-            free=self.room(),
-            started=self._started,
-            counters=self.counters(),
-            **described,  # type: ignore[arg-type]
-        )
+        }
 
     def counters(self) -> dict[str, float]:
         """What has happened since the process began."""
-        stepped, supervisor = self._publisher.stepped, self._publisher.supervisor
         return {
+            "steps": 0,
+            "compilations": 0,
             **self._publisher.jobs.counters,
             **{"boot_" + name: value for name, value in self.boot.counters().items()},
-            "steps": stepped.steps if stepped else 0,
-            "compilations": stepped.compilations if stepped else 0,
-            "engine_restarts": max(0, supervisor.restarts),
+            "engine_restarts": max(0, self._publisher.supervisor.restarts),
         }
 
 

@@ -176,7 +176,7 @@ class Publisher:
     def _hear(self, happened: Happened) -> None:
         match happened:
             case Stepped():
-                self.stepped = happened
+                self._count(happened)
                 self.jobs.stepped(happened)
             case SequenceFailed():
                 self.jobs.failed(happened)
@@ -188,6 +188,12 @@ class Publisher:
             case GaveUp(reason=reason):
                 self._give_up(reason)
 
+    def _count(self, frame: Stepped) -> None:
+        """The engine counts since its start; the process outlives engines."""
+        before, self.stepped = self.stepped, frame
+        self.jobs.counters["steps"] += frame.steps - (before.steps if before else 0)
+        self.jobs.counters["compilations"] += frame.compilations - (before.compilations if before else 0)
+
     def _opened(self, answer: Shop | SagradaError) -> None:
         if isinstance(answer, SagradaError):
             self._give_up(str(answer))
@@ -198,7 +204,7 @@ class Publisher:
     def _give_up(self, reason: str) -> None:
         log.error("this worker cannot serve: %s", reason)
         self.draining = True
-        self.jobs.serving = False
+        self.jobs.close()
         self.jobs.hand_over()
         self._gave_up(reason)
 

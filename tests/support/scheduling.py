@@ -69,6 +69,7 @@ class Lab:
     def step(self) -> Batch | None:
         """One step; a step that raises is the scheduler's to sort out."""
         batch = self.scheduler.schedule()
+        self.check_books()
         if batch is None:
             return None
         self.batches.append(batch)

@@ -29,10 +29,10 @@ def test_a_killed_engine_costs_no_token_and_no_lease(office: Office) -> None:
 
 def test_a_hung_engine_is_killed_and_its_jobs_go_on(office: Office) -> None:
     office.start(step=0.02, ENGINE_PATIENCE="1")
-    jobs = submit(office, 3, 200)
+    jobs = submit(office, 3, 100)
     until(lambda: progress(office, jobs, 5))
     hanging = office.submit("!hang@2", 20)
-    assert_unbroken(office, jobs, 200)
+    assert_unbroken(office, jobs, 100)
     last = office.stream(hanging)[-1]
     assert isinstance(last, Failed)
     assert "will not be tried again" in last.error
@@ -40,16 +40,16 @@ def test_a_hung_engine_is_killed_and_its_jobs_go_on(office: Office) -> None:
 
 def test_a_job_that_kills_engines_is_found_and_bystanders_are_not_blamed(office: Office) -> None:
     office.start(step=0.01)
-    jobs = submit(office, 4, 300)
+    jobs = submit(office, 4, 120)
     poison = office.plain.send_task(
         "sagrada.generate",
         kwargs={"inputs": "!exit@2", "parameters": {"max_new_tokens": 9}},
         queue=f"sagrada.{MODEL}",
     )
-    late = {office.submit(f"Prompt {seed}", 300, seed=seed): seed for seed in range(4, 8)}
+    late = {office.submit(f"Prompt {seed}", 120, seed=seed): seed for seed in range(4, 8)}
     with pytest.raises(JobFailed, match="will not be tried again"):
         poison.get(timeout=LONG)
-    assert_unbroken(office, jobs | late, 300)
+    assert_unbroken(office, jobs | late, 120)
 
 
 def test_a_killed_worker_s_jobs_go_on_elsewhere(office: Office) -> None:
@@ -126,3 +126,19 @@ def test_a_plain_celery_worker_serves_as_well(office: Office) -> None:
     )
     assert result.get(timeout=LONG)["text"] == scripted("Hello", 9)
     assert sum(isinstance(event, Token) for event in office.stream(result.id)) == 9
+
+
+def test_a_worker_that_lost_its_lease_goes_on_under_another_id(office: Office) -> None:
+    frozen = office.start(step=0.02)
+    jobs = submit(office, 6, 200)
+    until(lambda: progress(office, jobs, 5))
+    boot, engine = office.serving()[0].boot, frozen.engine()
+    frozen.process.send_signal(signal.SIGSTOP)
+    office.start(step=0.02)
+    until(lambda: all((record := office.ledger.record(id)) and record.boot != boot for id in jobs))
+    frozen.process.send_signal(signal.SIGCONT)
+    assert_unbroken(office, jobs, 200)
+    until(lambda: len(office.serving()) == 2)
+    assert boot not in {info.boot for info in office.serving()}
+    assert frozen.engine() == engine
+    assert alive(engine)

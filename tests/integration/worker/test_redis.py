@@ -23,12 +23,12 @@ def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 def test_broken_connections_begin_no_attempt(office: Office) -> None:
     worker = office.start(step=0.02)
-    jobs = submit(office, 16, 200)
+    jobs = submit(office, 16, 120)
     until(lambda: progress(office, jobs, 3))
     for _ in range(10):
         office.redis.client_kill_filter(_type="normal", skipme=True)
         time.sleep(0.1)
-    assert_unbroken(office, jobs, 200)
+    assert_unbroken(office, jobs, 120)
     assert {record.attempt for id in jobs if (record := office.ledger.record(id))} == {1}
     assert worker.process.poll() is None
 
@@ -37,13 +37,13 @@ def test_redis_away_for_several_leases_restarts_no_engine(own_server: EmbeddedSe
     office = Office(own_server.url, tmp_path)
     try:
         worker = office.start(step=0.02, LEASE_SECONDS="1")
-        jobs = submit(office, 8, 400)
+        jobs = submit(office, 8, 200)
         until(lambda: progress(office, jobs, 5))
         engine = worker.engine()
         own_server.stop()
         time.sleep(3.5)
         own_server.start()
-        assert_unbroken(office, jobs, 400)
+        assert_unbroken(office, jobs, 200)
         assert alive(engine)
         assert {record.attempt for id in jobs if (record := office.ledger.record(id))} == {1}
     finally:

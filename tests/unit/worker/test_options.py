@@ -26,3 +26,10 @@ def test_the_token_is_in_the_environment_and_nowhere_else(monkeypatch: pytest.Mo
     assert child_environment(secret, {"A": "1"})["HF_TOKEN"] == "hf_secret"
     assert child_environment(secret, {"A": "1"})["A"] == "1"
     assert "HF_TOKEN" not in child_environment(SPEC, {})
+
+
+def test_what_the_person_set_goes_before_our_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert child_environment(SPEC, {})["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert child_environment(SPEC, {})["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -1,0 +1,96 @@
+"""One job's tokens as events, and its end."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from wire.codec import decode_event
+from wire.events import Done, Failed, Token
+from wire.job import Job, SamplingParams
+from wire.replies import Claimed
+from wire.tokenizer import Tokenizer
+from worker.generation import Generation
+from worker.script import EOS, write_tokenizer
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    with TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder))
+        return Tokenizer.from_folder(folder)
+
+
+def generation(tokens: tuple[Token, ...] = (), **params: object) -> Generation:
+    sampling = SamplingParams(**{"max_new_tokens": 5, "seed": 7, **params})  # type: ignore[arg-type]
+    job = Job(id="j", model="m", params=sampling, ids=(104, 105))
+    return Generation(Claimed(job, 2, 99, "c", tokens), job, tokenizer(), (EOS,))
+
+
+def events(made: Generation) -> list[Token]:
+    decoded = [decode_event(entry.data) for entry in made.entries]
+    return [event for event in decoded if isinstance(event, Token)]
+
+
+def test_tokens_become_numbered_events_and_then_the_end() -> None:
+    made = generation()
+    for id in b"hallo!":
+        made.push(id, -0.5)
+    assert [(event.seq, event.index, event.text) for event in events(made)] == [
+        (0, 0, "h"), (1, 1, "a"), (2, 2, "l"), (3, 3, "l"), (4, 4, "o"),
+    ]  # fmt: skip
+    assert isinstance(made.end, Done)
+    assert (made.end.seq, made.end.finish_reason, made.end.seed) == (5, "length", 7)
+    assert (made.end.usage.prompt_tokens, made.end.usage.completion_tokens) == (2, 5)
+    assert made.result
+    assert made.result.text == "hallo"
+
+
+def test_what_the_engine_ran_ahead_of_the_end_is_dropped() -> None:
+    made = generation(stop=("l",))
+    for id in b"hallo":
+        made.push(id, 0.0)
+    assert len(made.entries) == 3
+    assert made.usage.completion_tokens == 3
+
+
+def test_unsent_is_what_the_log_does_not_hold() -> None:
+    made = generation()
+    made.push(104, 0.0)
+    made.push(105, 0.0)
+    assert [entry.seq for entry in made.unsent] == [0, 1]
+    made.sent = 1
+    assert [entry.seq for entry in made.unsent] == [1]
+
+
+def test_a_resumed_job_goes_on_where_it_stood() -> None:
+    first = generation()
+    for id in b"hal":
+        first.push(id, -0.5)
+    second = generation(tuple(events(first)))
+    assert (second.ids, second.unsent) == (list(b"hal"), [])
+    for id in b"lo":
+        second.push(id, -0.5)
+    assert [event.seq for event in events(second)] == [0, 1, 2, 3, 4]
+    assert second.result
+    assert second.result.text == "hallo"
+
+
+def test_a_job_that_was_complete_ends_at_once() -> None:
+    first = generation()
+    for id in (104, EOS):
+        first.push(id, -0.5)
+    again = generation(tuple(events(first)))
+    assert isinstance(again.end, Done)
+    assert (again.end.finish_reason, again.unsent) == ("eos_token", [])
+
+
+def test_the_first_end_stands() -> None:
+    made = generation()
+    made.push(104, 0.0)
+    made.fail("broken")
+    made.fail("again")
+    made.push(105, 0.0)
+    assert made.end == Failed(seq=1, error="broken", usage=made.usage)
+    assert made.result is None

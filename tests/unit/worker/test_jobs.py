@@ -1,0 +1,280 @@
+"""The publisher's decisions, with a ledger that answers as it is told and an engine that is a list of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from tests.unit.worker.test_supervisor import READY
+from wire.codec import decode_event
+from wire.commands import MAX_STALLS
+from wire.errors import JobFailed, JobNotFound, ValidationError
+from wire.job import Job, Result, SamplingParams, State, Usage
+from wire.record import Record
+from wire.replies import AlreadyTerminal, Claimed, ClaimReply, Gone, Poisoned
+from wire.tokenizer import Tokenizer
+from worker.assignment import Assignment, Broken, Completed, Left, Settled, TimedOut, Verdict, Withdrawn
+from worker.clerk import Fate
+from worker.config import Config
+from worker.intake import Shop
+from worker.jobs import Jobs
+from worker.link import Abort, Admit, Output, SequenceFailed, Stepped, ToEngine
+from worker.pipeline import Away
+from worker.script import write_tokenizer
+
+RECORD = Record(
+    model="m", digest="", queue="q", state="in_progress", attempt=2, boot="other", stalls=0, prompt_tokens=1,
+    completion_tokens=0, created=1, started=1, finished=0, deadline=9, result=None, error="", error_type="",
+)  # fmt: skip
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    with TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder))
+        return Tokenizer.from_folder(folder)
+
+
+def job(id: str, tokens: int = 3, **params: Any) -> Job:
+    return Job(id=id, model="m", params=SamplingParams(max_new_tokens=tokens, seed=1, **params), ids=(65, 66))
+
+
+class Clerk:
+    """Answers as `answers` says; writes are taken, unless `fates` says otherwise."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, ClaimReply] = {}
+        self.fates: dict[str, Fate] = {}
+        self.records_of: dict[str, Record | None] = {}
+        self.alive = False
+        self.away = False
+        self.claims: list[list[str]] = []
+
+    def write(self, assignments: list[Assignment]) -> dict[Assignment, Fate]:
+        if self.away:
+            raise Away
+        fates = {}
+        for assignment in assignments:
+            generation = assignment.generation
+            if generation is None:
+                continue
+            if assignment.job_id in self.fates:
+                fates[assignment] = self.fates[assignment.job_id]
+            elif generation.end:
+                fates[assignment] = Fate.FINISHED
+            generation.sent = len(generation.entries)
+        return fates
+
+    def claim(self, assignments: list[tuple[Assignment, Job | None]]) -> list[ClaimReply]:
+        ids = [assignment.job_id for assignment, _ in assignments]
+        self.claims += [ids] if ids else []
+        return [self.answers.get(id) or Claimed(job(id), 1, 0, "c", ()) for id in ids]
+
+    def records(self, ids: list[str]) -> list[Record | None]:
+        return [self.records_of.get(id) for id in ids]
+
+    def live(self, boots: list[str]) -> list[bool]:
+        return [self.alive for _ in boots]
+
+    def tell(self, commands: list[Any]) -> list[Any]:
+        return [None for _ in commands]
+
+
+class Intake:
+    """Does at once what the real one does on its thread."""
+
+    def do(self, work: Callable[[], Job], then: Callable[[Any], None]) -> None:
+        try:
+            answer: Any = work()
+        except ValidationError as error:
+            answer = error
+        then(answer)
+
+
+class Bench:
+    """Jobs, and all that they say."""
+
+    def __init__(self) -> None:
+        self.clerk = Clerk()
+        self.sent: list[ToEngine] = []
+        self.verdicts: dict[str, Verdict] = {}
+        self.room = 0
+        self.jobs = Jobs(Config(), self.clerk, Intake(), self.sent.append, self._made_room)  # type: ignore[arg-type]
+
+    def _made_room(self) -> None:
+        self.room += 1
+
+    def open(self) -> None:
+        self.jobs.open(Shop(0, READY, "m", tokenizer(), ""))
+
+    def take(self, id: str, body: Any = None) -> Assignment:
+        assignment = Assignment(
+            job_id=id, settle=lambda verdict: self.verdicts.update({id: verdict}), body=body
+        )
+        self.jobs.roster.expect()
+        self.jobs.take(assignment)
+        self.jobs.settle_accounts()
+        return assignment
+
+    def step(self, *assignments: Assignment, text: str = "x", left: bool = False) -> None:
+        outputs = [Output(a.number, ord(text), -0.5) for a in assignments]
+        gone = [a.number for a in assignments] if left else []
+        self.jobs.stepped(
+            Stepped(outputs=outputs, left=gone, free_slots=1, free_blocks=1, steps=1, compilations=0)
+        )
+        self.jobs.settle_accounts()
+
+    def admitted(self) -> list[list[int]]:
+        return [frame.output for frame in self.sent if isinstance(frame, Admit)]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    made = Bench()
+    made.open()
+    return made
+
+
+def test_what_comes_before_the_engine_is_ready_waits_for_it() -> None:
+    bench = Bench()
+    early = bench.take("a")
+    assert bench.clerk.claims == []
+    bench.open()
+    bench.jobs.settle_accounts()
+    assert (bench.clerk.claims, early.number) == ([["a"]], 1)
+
+
+def test_a_job_runs_to_its_end(bench: Bench) -> None:
+    assignment = bench.take("a")
+    for last in (False, False, True):
+        bench.step(assignment, left=last)
+    verdict = bench.verdicts["a"]
+    assert isinstance(verdict, Completed)
+    assert (verdict.result.text, verdict.result.finish_reason) == ("xxx", "length")
+    assert not bench.jobs.roster.held
+    assert (bench.jobs.counters["tokens"], bench.jobs.counters["jobs_completed"]) == (3, 1)
+
+
+def test_a_stop_string_takes_the_sequence_out_of_the_engine(bench: Bench) -> None:
+    bench.clerk.answers["a"] = Claimed(job("a", stop=("y",)), 1, 0, "c", ())
+    assignment = bench.take("a")
+    number, before = assignment.number, bench.room
+    bench.step(assignment, text="y")
+    assert bench.sent[-1] == Abort(seq=number)
+    assert bench.room == before + 1
+    assert isinstance(bench.verdicts["a"], Completed)
+
+
+def test_while_redis_is_away_tokens_are_kept_and_nothing_is_settled(bench: Bench) -> None:
+    assignment = bench.take("a")
+    bench.clerk.away = True
+    for last in (False, False, True):
+        with pytest.raises(Away):
+            bench.step(assignment, left=last)
+    assert bench.verdicts == {}
+    assert bench.jobs.behind
+    bench.clerk.away = False
+    bench.jobs.settle_accounts()
+    assert isinstance(bench.verdicts["a"], Completed)
+
+
+def test_after_an_engine_s_death_each_goes_on_from_its_last_token_one_by_one(bench: Bench) -> None:
+    first, second = bench.take("a"), bench.take("b")
+    bench.step(first, second)
+    tokens = {a.job_id: a.generation.entries for a in (first, second) if a.generation}
+    bench.jobs.engine_died()
+    bench.jobs.settle_accounts()
+    assert bench.clerk.claims == [["a"], ["b"]]
+    bench.clerk.answers = {id: Claimed(job(id), 2, 0, "d", decoded(tokens[id])) for id in tokens}
+    bench.open()
+    bench.jobs.settle_accounts()
+    bench.jobs.settle_accounts()
+    assert bench.clerk.claims[2:] == [["a"]]
+    assert bench.admitted()[-1] == [ord("x")]
+    bench.step(first)
+    assert bench.clerk.claims[2:] == [["a"], ["b"]]
+    assert bench.jobs.counters["resumed"] == 2
+
+
+def decoded(entries: Any) -> Any:
+    return tuple(decode_event(entry.data) for entry in entries)
+
+
+def test_a_failed_sequence_fails_its_job(bench: Bench) -> None:
+    assignment = bench.take("a")
+    bench.jobs.failed(SequenceFailed(seq=assignment.number, error="the step failed"))
+    bench.jobs.settle_accounts()
+    verdict = bench.verdicts["a"]
+    assert isinstance(verdict, Broken)
+    assert isinstance(verdict.error, JobFailed)
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict"),
+    [("cancelled", Withdrawn), ("completed", Completed), ("failed", Broken), ("expired", Broken)],
+)
+def test_a_claim_may_find_the_job_ended(bench: Bench, state: State, verdict: type[Verdict]) -> None:
+    result = Result(text="", finish_reason="length", seed=1, usage=Usage())
+    bench.clerk.answers["a"] = AlreadyTerminal(replace(RECORD, state=state, result=result))
+    bench.take("a")
+    assert isinstance(bench.verdicts["a"], verdict)
+    assert bench.sent == []
+
+
+def test_an_unknown_job_and_a_poisonous_one_fail(bench: Bench) -> None:
+    bench.clerk.answers = {"a": Gone(), "b": Poisoned(job("b"), MAX_STALLS + 1, "c", ())}
+    bench.take("a")
+    bench.take("b")
+    bench.jobs.settle_accounts()
+    errors = [verdict.error for verdict in bench.verdicts.values() if isinstance(verdict, Broken)]
+    assert [type(error) for error in errors] == [JobNotFound, JobFailed]
+    assert bench.sent == []
+
+
+def test_a_fenced_job_is_acked_only_when_somebody_answers_for_it(bench: Bench) -> None:
+    assignment = bench.take("a")
+    number = assignment.number
+    bench.clerk.fates["a"], bench.clerk.records_of["a"] = Fate.FENCED, RECORD
+    bench.step(assignment)
+    assert bench.sent[-1] == Abort(seq=number)
+    assert bench.verdicts == {}
+    bench.clerk.alive = True
+    bench.jobs.tick(0)
+    bench.jobs.settle_accounts()
+    assert isinstance(bench.verdicts["a"], Settled)
+
+
+def test_a_time_limit_fails_the_job_and_speaks_celery_s_words(bench: Bench) -> None:
+    assignment = bench.take("a")
+    bench.jobs.time_out(assignment, TimedOut(1.0), "the time limit of 1 s passed")
+    bench.jobs.settle_accounts()
+    assert bench.verdicts["a"] == TimedOut(1.0)
+
+
+def test_a_bad_request_is_refused_and_a_good_one_runs(bench: Bench) -> None:
+    bench.take("a", ((), {"inputs": ""}))
+    bench.take("b", ((), {"inputs": "A", "parameters": {"max_new_tokens": 2}}))
+    verdict = bench.verdicts["a"]
+    assert isinstance(verdict, Broken)
+    assert isinstance(verdict.error, ValidationError)
+    assert bench.clerk.claims == [["b"]]
+
+
+def test_handing_over_gives_everything_back(bench: Bench) -> None:
+    running, ended = bench.take("a"), bench.take("b")
+    bench.clerk.away = True
+    for _ in range(3):
+        with pytest.raises(Away):
+            bench.step(ended)
+    bench.clerk.away = False
+    bench.jobs.hand_over()
+    assert isinstance(bench.verdicts["a"], Left)
+    assert isinstance(bench.verdicts["b"], Completed)
+    assert running.number == 0
+    assert not bench.jobs.roster.in_engine
