@@ -152,6 +152,7 @@ def generate(url: str, **given: Any) -> None:
             last = show.stream(Console(), show.timed(client.stream(job.id), times))
         except KeyboardInterrupt:
             client.cancel(job.id)
+            click.echo()
             raise Interrupted(f"Interrupted: job {job.id} is cancelled.") from None
     _conclude(last, began, times)
 

@@ -27,7 +27,7 @@ def progress(console: Console) -> Iterator[Say]:
         # 12/40 and 13/40 are the same stage.
         if (stage := re.sub(r"[\d.]+", "", text)) != stages[-1]:
             stages.append(stage)
-            console.print(text, markup=False, highlight=False)
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     yield say
 

@@ -22,6 +22,8 @@ from sagrada.lock import DataDirLock
 TICK = 0.1
 """Seconds between two looks at the children."""
 REDIS_PORT = 6379
+REDIS_PAUSE = 2.0
+"""Seconds before a Redis that does not start is tried again."""
 GRACE = 5.0
 """Seconds beyond the drain timeout before a child that does not end is killed."""
 
@@ -109,8 +111,11 @@ class Up:
         """Start again what has died."""
         if self._redis is not None and not self._redis.alive:
             self._say("Redis has died: starting it again over its data.")
-            with contextlib.suppress(NoServer):  # tried again at the next look
+            try:
                 self._redis.start()
+            except NoServer as error:
+                self._say(f"{error} Trying again.")
+                self._told.stop.wait(REDIS_PAUSE)
         for child in self._children:
             if (status := child.died()) is not None:
                 self._mourn(child, status)
@@ -121,9 +126,8 @@ class Up:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         # Before the first readiness a refusal is final: the model or a setting is wrong, and the person is watching.
         if status > 0 and not self._greeting.ready.is_set():
-            reason = self._greeting.reason()
-            words = child.last_words()
-            raise CannotStart(f"{child.name} {how}. {reason}\nIts log, {child.log}, ends:\n{words}")
+            reason, words = self._greeting.reason() or "see its log", child.last_words()
+            raise CannotStart(f"{child.name} {how}: {reason}\nIts log, {child.log}, ends:\n{words}")
         self._say(f"{child.name} {how}; its log is {child.log}.")
 
     def _drain(self) -> None:
