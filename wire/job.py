@@ -21,7 +21,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     max_new_tokens: int
     """Most tokens to generate, > 0."""
     seed: int
-    """Drawn at submission when the client gave none; uint64. The choice of a token depends on it alone, given logits."""
+    """uint64, drawn at submission when the client gave none; given the logits, a token's choice hangs on it alone."""
     do_sample: bool = False
     """False: greedy; the temperature and the filters below are then not applied."""
     temperature: float = 1.0
@@ -86,9 +86,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, prompt: int, completion: int) -> Usage:
         """The usage of `prompt` tokens read and `completion` tokens generated."""
-        return cls(
-            prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
-        )
+        return cls(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
