@@ -1,0 +1,48 @@
+"""The limits that a worker serves with: what was asked for, else what the model and the memory allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from models.devices import Cpu
+from models.plan import Limits
+from models.step import LoadSpec
+
+SLOTS = 16
+BLOCK_SIZE = 16
+MAX_TOTAL_TOKENS = 4096
+"""Longest sequence that is served unasked: a longer plan would warm up for long on a CPU."""
+PREFILL_CHUNK = 256
+PREFILL_BATCH = 4
+
+
+def choose_limits(
+    spec: LoadSpec, max_position: int, bytes_per_block: Callable[[int], int], device: Cpu
+) -> Limits:
+    """Limits for the spec, a KV block costing `bytes_per_block(block_size)`; ValueError if it asks too much."""
+    if spec.max_total_tokens > max_position:
+        raise ValueError(
+            f"max_total_tokens ({spec.max_total_tokens}) exceeds the {max_position} positions that the model knows"
+        )
+    slots = spec.slots or SLOTS
+    size = spec.block_size or BLOCK_SIZE
+    total = spec.max_total_tokens or min(max_position, MAX_TOTAL_TOKENS)
+    blocks = spec.kv_blocks or _affordable(slots * -(-total // size) + 1, bytes_per_block(size), device)
+    if not spec.max_total_tokens:
+        total = max(2, min(total, (blocks - 1) * size))
+    longest = spec.max_input_tokens or total - 1
+    return Limits(
+        slots=slots,
+        block_size=size,
+        num_blocks=blocks,
+        max_input_tokens=longest,
+        max_total_tokens=total,
+        prefill_chunk=min(spec.prefill_chunk or PREFILL_CHUNK, total),
+        prefill_batch=min(spec.prefill_batch or PREFILL_BATCH, slots),
+    )
+
+
+def _affordable(wanted: int, block_bytes: int, device: Cpu) -> int:
+    """As many blocks as every slot could fill, but no more than the memory has room for."""
+    budget = min(int(device.free_memory() * device.kv_share), device.kv_most)
+    return min(wanted, budget // block_bytes)

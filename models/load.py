@@ -1,0 +1,139 @@
+"""From a LoadSpec to a runner: find the files, read the weights, check the attention, size the pools, plan."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from models import attention, hub
+from models.cache import KvPools
+from models.devices import Cpu, device_of, dtype_of
+from models.errors import ModelRefused
+from models.families import Family, family_of
+from models.forward import Forward
+from models.limits import choose_limits
+from models.plan import plan_buckets
+from models.runner import PagedRunner, Parts
+from models.sampler import History, Sampler
+from models.step import LoadSpec, ModelInfo, Progress
+
+_DTYPE_ARGUMENT = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+
+
+@torch.inference_mode()
+def load(spec: LoadSpec, progress: Progress) -> PagedRunner:
+    """Load the model and plan its shapes; not yet warmed up. ModelRefused, with a sentence, if it cannot serve."""
+    device = device_of(spec.device)
+    dtype = dtype_of(spec.dtype, device)
+    files = hub.resolve(spec, progress)
+    config = _read_config(files.folder)
+    family = family_of(config)
+    progress("load", 0, 1)
+    model = _read_weights(files.folder, config, dtype)
+    pools = KvPools(adopt(model, family), dtype)
+    progress("load", 1, 1)
+    info = _describe(spec, files, model, family, device)
+    return _assemble(spec, info, model, pools, device)
+
+
+def _read_config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelRefused(f"the config.json in {folder} cannot be read: {error}") from error
+
+
+def _read_weights(folder: Path, config: Any, dtype: torch.dtype) -> Any:
+    """The model in eval mode; refused if the files lack a weight, for it would be random."""
+    quiet: Any = transformers_logging
+    quiet.disable_progress_bar()
+    auto: Any = AutoModelForCausalLM
+    try:
+        # Submodules share their config by reference: a copy of its own, or a switch here would reach other models.
+        model, loading = auto.from_pretrained(
+            folder,
+            config=copy.deepcopy(config),
+            use_safetensors=True,
+            output_loading_info=True,
+            **{_DTYPE_ARGUMENT: dtype},
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelRefused(f"the weights in {folder} cannot be read: {error}") from error
+    wrong = sorted(map(str, [*loading["missing_keys"], *loading.get("mismatched_keys", ())]))
+    if wrong:
+        raise ModelRefused(
+            f"the weights in {folder} do not fit its config.json: {', '.join(wrong[:5])} missing or wrong"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def adopt(model: Any, family: Family) -> dict[torch.nn.Module, Any]:
+    """Switch the model to our attention; what each layer keeps of a token.
+
+    Counts the calls of our kernel in one forward: a model that bypasses it would give wrong tokens in silence.
+    """
+    for module in model.modules():
+        if hasattr(getattr(module, "config", None), "_attn_implementation"):
+            module.config._attn_implementation = attention.NAME
+    ids = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
+    with attention.probing() as calls:
+        model(input_ids=ids, position_ids=torch.arange(2, device=model.device)[None], use_cache=False)
+    shapes = dict(calls)
+    layers = getattr(model.config, family.layers)
+    if not len(calls) == len(shapes) == layers:
+        raise ModelRefused(
+            f"{family.architecture} called our attention {len(calls)} times from {len(shapes)} of its {layers} "
+            f"layers: with transformers {transformers.__version__} it would be served wrong"
+        )
+    return shapes
+
+
+def _describe(spec: LoadSpec, files: hub.Files, model: Any, family: Family, device: Cpu) -> ModelInfo:
+    config = model.config
+    ends = model.generation_config.eos_token_id
+    ends = config.eos_token_id if ends is None else ends
+    return ModelInfo(
+        model_id=spec.model_id,
+        revision=files.revision,
+        folder=files.folder,
+        device=device.name,
+        dtype=str(model.dtype).removeprefix("torch."),
+        vocab_size=config.vocab_size,
+        eos_ids=() if ends is None else tuple(ends) if isinstance(ends, list) else (ends,),
+        max_position=getattr(config, family.positions),
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        extra={
+            "architecture": family.architecture,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    )
+
+
+def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, device: Cpu) -> PagedRunner:
+    """Allocate the pools before anything is captured, and put the parts together."""
+    try:
+        limits = choose_limits(spec, info.max_position, pools.bytes_per_block, device)
+        plan = plan_buckets(limits)
+    except ValueError as error:
+        raise ModelRefused(str(error)) from error
+    try:
+        pools.allocate(limits.num_blocks, limits.block_size, device.torch)
+        history = History.empty(limits.slots, info.vocab_size, device.torch)
+    except RuntimeError as error:  # torch has no narrower one for "out of memory" on every device
+        size = limits.num_blocks * pools.bytes_per_block(limits.block_size) / 2**30
+        raise ModelRefused(
+            f"no memory for KV pools of {size:.1f} GiB: lower kv_blocks or slots ({error})"
+        ) from error
+    is_eos = torch.zeros(info.vocab_size, dtype=torch.bool, device=device.torch)
+    is_eos[list(info.eos_ids)] = True
+    exact = torch.promote_types(pools.dtype, torch.float32)
+    parts = Parts(Forward(model, limits.block_size), pools, Sampler(history, is_eos, exact), device)
+    return PagedRunner(info, plan, parts)

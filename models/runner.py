@@ -1,0 +1,141 @@
+"""The runner: a loaded model that executes the steps of a sealed plan, as models.step.Runner asks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models import forward, sampler
+from models.cache import KvPools
+from models.captured import Programs
+from models.devices import Cpu
+from models.plan import Bucket, Plan
+from models.sampler import Level, Sampler
+from models.step import ModelInfo, Progress, Row, Sampled, Sampling, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step on its way: the ids and log-probabilities of all rows, and which of them were asked for."""
+
+    ids: Tensor
+    logprobs: Tensor
+    wanted: tuple[int, ...]
+
+    def read(self) -> list[Sampled]:
+        """Wait for the device; one entry per row with `sample`, in order. FloatingPointError if one is NaN."""
+        ids, logprobs = self.ids.tolist(), self.logprobs.tolist()
+        if any(math.isnan(logprobs[row]) for row in self.wanted):
+            raise FloatingPointError("the model computed NaN: serve it in bfloat16 or float32")
+        return [Sampled(ids[row], logprobs[row]) for row in self.wanted]
+
+
+_NOTHING = Launched(torch.empty(0), torch.empty(0), ())
+"""A step of chunks that want no token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a loaded model is made of; models/load.py puts it together."""
+
+    forward: forward.Forward
+    pools: KvPools
+    sampler: Sampler
+    device: Cpu
+
+
+class PagedRunner:
+    """Forward and sampler as two tables of programs: by bucket, and by (batch, level)."""
+
+    def __init__(self, info: ModelInfo, plan: Plan, parts: Parts) -> None:
+        self.info = info
+        self.plan = plan
+        self._parts = parts
+        self._forwards: Programs[Bucket] = Programs(parts.device.strategy())
+        self._samplers: Programs[tuple[int, Level]] = Programs(parts.device.strategy())
+        self._seconds: dict[Bucket, float] = {}
+        self._sampling: dict[int, float] = {}
+        self._open: dict[int, Sampling] = {}
+
+    @property
+    def compilations(self) -> int:
+        """Programs built since warm-up: 0, or the plan was left."""
+        return self._forwards.since_seal + self._samplers.since_seal
+
+    def seconds(self, bucket: Bucket) -> float:
+        """How long that bucket took in warm-up, forward and samplers; KeyError outside the plan."""
+        return self._seconds[bucket]
+
+    @torch.inference_mode()
+    def warm_up(self, progress: Progress) -> None:
+        """Build and execute every bucket of the plan, largest first: memory that suffices once suffices for all."""
+        buckets = sorted(self.plan.buckets, key=self.plan.cost, reverse=True)
+        for done, bucket in enumerate(buckets):
+            progress("warm-up", done, len(buckets))
+            self._seconds[bucket] = self._build(bucket)
+        self._forwards.seal()
+        self._samplers.seal()
+        progress("warm-up", len(buckets), len(buckets))
+
+    def _build(self, bucket: Bucket) -> float:
+        """Capture and execute the bucket on padding, which writes to scratch alone; seconds with its samplers."""
+        self._forwards.build(bucket, self._parts.forward, self._on_device(forward.inputs_of((), bucket)))
+        started = time.perf_counter()
+        (logits,) = self._forwards[bucket].run(**forward.inputs_of((), bucket))
+        seconds = time.perf_counter() - started
+        if bucket.batch not in self._sampling:
+            self._sampling[bucket.batch] = sum(self._build_sampler(level, logits) for level in Level)
+        return seconds + self._sampling[bucket.batch]
+
+    def _build_sampler(self, level: Level, logits: Tensor) -> float:
+        """Capture and execute the sampler of a level for logits of this batch; seconds."""
+        batch = len(logits)
+        inputs = self._sampler_inputs((), level, batch)
+        fixed = self._on_device(inputs) | {"logits": torch.zeros_like(logits)}
+        self._samplers.build((batch, level), self._parts.sampler.planned(level), fixed)
+        started = time.perf_counter()
+        self._samplers[batch, level].run(logits=logits, **inputs)
+        return time.perf_counter() - started
+
+    @torch.inference_mode()
+    def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:
+        """Give `slot` to a sequence: its sampling, and what penalties count (prompt and output so far)."""
+        self._open[slot] = sampling
+        if sampler.penalises(sampling):
+            self._parts.sampler.history.open(slot, prompt, output)
+
+    @torch.inference_mode()
+    def launch(self, step: Step) -> Launched:
+        """Run one step; KeyError for a bucket outside the plan, ValueError for rows that do not fit theirs."""
+        program = self._forwards[step.bucket]
+        (logits,) = program.run(**forward.inputs_of(step.rows, step.bucket))
+        wanted = tuple(index for index, row in enumerate(step.rows) if row.sample)
+        if not wanted:
+            return _NOTHING
+        ids, logprobs = self._choose(step, logits, wanted)
+        return Launched(ids, logprobs, wanted)
+
+    def _choose(self, step: Step, logits: Tensor, wanted: tuple[int, ...]) -> tuple[Tensor, ...]:
+        rows = [(row, self._open[row.slot]) for row in step.rows]
+        level = max(sampler.level_of(rows[index][1], rows[index][0].position) for index in wanted)
+        batch = step.bucket.batch
+        return self._samplers[batch, level].run(logits=logits, **self._sampler_inputs(rows, level, batch))
+
+    def close(self) -> None:
+        """Free the pools and the programs; the runner is of no use afterwards."""
+        self._parts.pools.free()
+        self._parts.forward.detach()
+        self._forwards, self._samplers = (Programs(self._parts.device.strategy()) for _ in range(2))
+
+    def _sampler_inputs(
+        self, rows: Sequence[tuple[Row, Sampling]], level: Level, batch: int
+    ) -> dict[str, Tensor]:
+        return sampler.inputs_of(rows, level, batch, self.plan.limits.slots, self._parts.sampler.dtype)
+
+    def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self._parts.device.torch) for name, value in inputs.items()}

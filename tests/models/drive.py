@@ -1,0 +1,89 @@
+"""Sequences through the real scheduler and a real runner, with transformers' own answer to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from models.load import load
+from models.runner import PagedRunner
+from models.step import LoadSpec, Sampling
+from worker.scheduler import Scheduler
+from worker.sequence import Sequence as Running
+
+DTYPE = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    """A progress callback for those who do not look."""
+
+
+def runner_of(folder: Path, **limits: Any) -> PagedRunner:
+    """A warm runner in float64, small enough that ten sequences must share."""
+    small = {"slots": 4, "kv_blocks": 33, "max_total_tokens": 128, "prefill_chunk": 32, "prefill_batch": 2}
+    runner = load(LoadSpec(model_id=str(folder), **({"dtype": "float64"} | small | limits)), quiet)
+    runner.warm_up(quiet)
+    return runner
+
+
+def sequence(
+    prompt: Sequence[int], new: int, sampling: Sampling | None = None, output: Iterable[int] = ()
+) -> Running:
+    """A sequence that goes on past end-of-sequence tokens."""
+    return Running(
+        seq=0,
+        prompt=tuple(prompt),
+        output=list(output),
+        sampling=sampling or Sampling(),
+        max_new_tokens=new,
+        ignore_eos=True,
+    )
+
+
+def drive(
+    runner: PagedRunner, sequences: Sequence[Running], joins: Callable[[int], int] = lambda index: 0
+) -> dict[Running, list[float]]:
+    """Run all to their end, sequence i joining at step joins(i); the log-probabilities of each one's tokens."""
+    scheduler = Scheduler(runner.plan, runner.info.eos_ids)
+    waiting = list(enumerate(sequences))
+    logprobs: dict[Running, list[float]] = {each: [] for each in sequences}
+    step = 0
+    while waiting or scheduler.busy:
+        while waiting and joins(waiting[0][0]) <= step:
+            scheduler.admit(waiting.pop(0)[1])
+        if batch := scheduler.schedule():
+            for each in batch.opened:
+                assert each.slot is not None
+                runner.open(each.slot, each.prompt, each.output, each.sampling)
+            for each, token in scheduler.settle(batch, runner.launch(batch.step).read()).tokens:
+                logprobs[each].append(token.logprob)
+        step += 1
+    return logprobs
+
+
+class Reference:
+    """transformers' own model and `generate`, in float64."""
+
+    def __init__(self, folder: Path, attention: str = "sdpa") -> None:
+        auto: Any = AutoModelForCausalLM
+        self.model = auto.from_pretrained(
+            folder, attn_implementation=attention, **{DTYPE: torch.float64}
+        ).eval()
+
+    def greedy(self, prompt: Sequence[int], new: int) -> list[int]:
+        """The `new` likeliest tokens after the prompt."""
+        ids = torch.tensor([list(prompt)])
+        settings = {"max_new_tokens": new, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        out = self.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        return list(out[0, len(prompt) :].tolist())
+
+    def logprobs(self, prompt: Sequence[int], output: Sequence[int]) -> list[float]:
+        """What the model gives each token of the output, in one forward without a cache."""
+        with torch.inference_mode():
+            logits = self.model(torch.tensor([[*prompt, *output]])).logits[0, len(prompt) - 1 : -1]
+        return [float(row[token]) for row, token in zip(logits.log_softmax(-1), output, strict=True)]

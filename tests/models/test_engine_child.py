@@ -1,0 +1,62 @@
+"""The real engine process with a real model: what comes out of the link is what transformers generates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from models.step import LoadSpec
+from tests.models.drive import Reference
+from tests.models.test_exactness import prompts
+from wire.job import SamplingParams
+from worker.launcher import EngineProcess
+from worker.link import Admit, FromEngine, LoadFailed, Progress, Ready, Stepped, Stopped
+
+DEADLINE = 180.0
+NEW = 8
+
+
+def until(engine: EngineProcess, enough: Callable[[list[FromEngine]], bool]) -> list[FromEngine]:
+    """Every frame up to the one that is enough."""
+    frames: list[FromEngine] = []
+    end = time.monotonic() + DEADLINE
+    while not enough(frames):
+        assert time.monotonic() < end, f"not within {DEADLINE} s, only {frames[-3:]}"
+        engine.link.wait(1.0)
+        frames += engine.link.receive()
+    return frames
+
+
+def test_sequences_through_the_link_get_the_tokens_of_generate(model_of: Callable[[str], Path]) -> None:
+    folder = model_of("llama")
+    spec = LoadSpec(
+        model_id=str(folder), dtype="float64", slots=4, kv_blocks=33, max_total_tokens=128, prefill_chunk=32
+    )
+    with EngineProcess.start(spec, environment={"OMP_NUM_THREADS": "1"}) as engine:
+        loading = until(engine, lambda frames: bool(frames) and isinstance(frames[-1], Ready))
+        assert {frame.stage for frame in loading if isinstance(frame, Progress)} == {"load", "warm-up"}
+        for seq, prompt in enumerate(prompts()):
+            params = SamplingParams(max_new_tokens=NEW, seed=0, ignore_eos=True)
+            engine.link.send(Admit(seq=seq, prompt=prompt, output=[], params=params))
+        left: dict[int, list[int]] = {seq: [] for seq in range(len(prompts()))}
+        frames = until(
+            engine, lambda frames: sum(len(f.left) for f in frames if isinstance(f, Stepped)) == len(left)
+        )
+        steps = [frame for frame in frames if isinstance(frame, Stepped)]
+        for output in (output for step in steps for output in step.outputs):
+            left[output.seq].append(output.id)
+        assert steps[-1].compilations == 0
+        assert engine.stop(DEADLINE) == 0
+    reference = Reference(folder)
+    assert left == {seq: reference.greedy(prompt, NEW) for seq, prompt in enumerate(prompts())}
+
+
+def test_a_model_that_cannot_be_loaded_is_told_and_the_child_exits_with_1() -> None:
+    with EngineProcess.start(LoadSpec(model_id="./nowhere")) as engine:
+        last = until(
+            engine, lambda frames: bool(frames) and isinstance(frames[-1], (Ready, LoadFailed, Stopped))
+        )[-1]
+        assert isinstance(last, LoadFailed)
+        assert "there is no folder './nowhere'" in last.error
+        assert engine.wait(DEADLINE) == 1

@@ -1,0 +1,155 @@
+"""The plan is sealed: every step runs a program that warm-up built, and no step brings a new shape."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models.captured import Eager, Programs
+from models.load import load
+from models.plan import Bucket
+from models.runner import PagedRunner
+from models.step import LoadSpec, Row, Sampling, Step
+from tests.models.drive import drive, quiet, runner_of, sequence
+from tests.support import tiny
+
+Maker = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def runner(model_of: Maker) -> PagedRunner:
+    return runner_of(model_of("llama"), dtype="float32")
+
+
+def row(ids: list[int], blocks: list[int], **fields: Any) -> Row:
+    return Row(
+        **({"slot": 0, "ids": ids, "start": 0, "blocks": blocks, "sample": True, "position": 0} | fields)
+    )
+
+
+class Signatures(TorchDispatchMode):
+    """Every operation's name, shapes, dtypes, strides and Python numbers: what a graph compiler would compile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[object] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add((str(func), self.of(args), self.of(sorted((kwargs or {}).items()))))
+        return func(*args, **(kwargs or {}))
+
+    def of(self, value: Any) -> object:
+        """What of a value a compiler would specialise on."""
+        if isinstance(value, torch.Tensor):
+            return tuple(value.shape), value.dtype, tuple(value.stride())
+        if isinstance(value, (list, tuple)):
+            return tuple(map(self.of, value))
+        return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
+
+
+class TestSealed:
+    def test_warm_up_executes_every_bucket_largest_first_and_tells(self, model_of: Maker) -> None:
+        runner = load(LoadSpec(model_id=str(model_of("llama")), slots=2, max_total_tokens=64), quiet)
+        seen: list[tuple[str, int, int]] = []
+        runner.warm_up(lambda *progress: seen.append(progress))
+        total = len(runner.plan)
+        assert seen == [("warm-up", done, total) for done in range(total + 1)]
+        assert all(runner.seconds(bucket) > 0 for bucket in runner.plan.buckets)
+        assert runner.compilations == 0
+
+    def test_a_bucket_outside_the_plan_is_refused(self, runner: PagedRunner) -> None:
+        bucket = Bucket("decode", 3, 1, 77)
+        with pytest.raises(KeyError, match="not in the plan"):
+            runner.launch(Step(bucket, (row([5], [1]),)))
+        with pytest.raises(KeyError):
+            runner.seconds(bucket)
+        assert runner.compilations == 0
+
+    def test_rows_that_do_not_fit_their_bucket_are_refused(self, runner: PagedRunner) -> None:
+        bucket = runner.plan.decode(1, 1)
+        for rows in ([row([5, 6], [1])], [row([5], [1, 2])], [row([5], [1])] * (bucket.batch + 1)):
+            with pytest.raises(ValueError, match="do not fit"):
+                runner.launch(Step(bucket, tuple(rows)))
+
+    def test_a_chunk_that_wants_no_token_gives_none(self, runner: PagedRunner) -> None:
+        step = Step(runner.plan.prefill(1, 3, 1), (row([5, 6, 7], [1], sample=False),))
+        assert runner.launch(step).read() == []
+
+    def test_a_program_built_after_the_seal_is_counted(self) -> None:
+        programs: Programs[str] = Programs(Eager())
+        programs.build("planned", lambda x: (x,), {"x": torch.zeros(1)})
+        programs.seal()
+        assert programs.since_seal == 0
+        programs.build("unplanned", lambda x: (x,), {"x": torch.zeros(1)})
+        assert programs.since_seal == 1
+
+    def test_a_program_takes_its_planned_inputs_and_no_others(self) -> None:
+        programs: Programs[str] = Programs(Eager())
+        programs.build("double", lambda x: (2 * x,), {"x": torch.zeros(2)})
+        assert programs["double"].run(x=torch.ones(2))[0].tolist() == [2, 2]
+        for wrong in ({"x": torch.ones(3)}, {"x": torch.ones(2).int()}, {"y": torch.ones(2)}):
+            with pytest.raises(ValueError, match="double"):
+                programs["double"].run(**wrong)
+
+
+@pytest.mark.parametrize("variant", ["llama", pytest.param("gemma2", marks=pytest.mark.full)])
+def test_no_step_after_warm_up_brings_a_new_signature(variant: str, model_of: Maker) -> None:
+    """What a compiling device would compile, it has compiled in warm-up: over 16 mixed requests, nothing is new."""
+    spec = LoadSpec(
+        model_id=str(model_of(variant)),
+        slots=4,
+        kv_blocks=25,
+        max_total_tokens=96,
+        prefill_chunk=32,
+        prefill_batch=2,
+    )
+    runner = load(spec, quiet)
+    audit = Signatures()
+    with audit:
+        runner.warm_up(quiet)
+    warm = set(audit.seen)
+    chance = random.Random(3)
+    kinds = [Sampling(), Sampling(seed=1, do_sample=True), Sampling(seed=2, do_sample=True, top_p=0.8)]
+    launch = runner.launch
+
+    def audited(step: Step) -> Any:
+        with audit:
+            return launch(step)
+
+    runner.launch = audited  # type: ignore[method-assign]
+    drive(
+        runner,
+        [
+            sequence(
+                [chance.randrange(3, tiny.VOCAB) for _ in range(chance.randint(1, 70))],
+                chance.randint(1, 20),
+                chance.choice(kinds),
+            )
+            for _ in range(16)
+        ],
+        joins=lambda index: index,
+    )
+    assert audit.seen - warm == set()
+
+
+def test_nan_is_an_error_and_no_token(model_of: Maker) -> None:
+    runner = runner_of(model_of("llama"), dtype="float32", slots=1)
+    broken = runner._parts.forward.model.model.norm.weight
+    with torch.inference_mode():
+        broken.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="NaN"):
+        drive(runner, [sequence([5, 6], 2)])
+
+
+def test_close_frees_the_pools(model_of: Maker) -> None:
+    runner = runner_of(model_of("llama"), dtype="float32", slots=1)
+    runner.close()
+    with pytest.raises(KeyError):
+        runner.launch(Step(runner.plan.decode(1, 1), (row([5], [1]),)))
+    assert not [name for name, _ in runner._parts.forward.model.named_buffers() if name.endswith("_cache")]
