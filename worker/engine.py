@@ -183,10 +183,12 @@ def reporter(link: Link[ToEngine]) -> Progress:
 def build_runner(options: Options, progress: Progress) -> Runner:
     """The loaded model. Torch is imported in here, after the launcher has set the device's environment."""
     if options.spec.model_id.partition("?")[0] == "scripted":
-        from worker.scripted import load
-    else:
-        from models.load import load
-    return load(options.spec, progress)
+        from worker import scripted
+
+        return scripted.load(options.spec, progress)
+    from models import load
+
+    return load.load(options.spec, progress)
 
 
 def ready(runner: Runner, warm_up_seconds: float) -> frames.Ready:
