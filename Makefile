@@ -18,7 +18,14 @@ $(foreach v,MODEL_ID DEVICE DTYPE WORKERS NUM_SHARD QUANTIZE REDIS_URL PORT,$(if
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help install up test test-all lint format bench clean
+# transformers 4.55, which Intel's stack pins, beside the newest: the models' tests run under both.
+OLD         := $(VENV)-transformers-4.55
+REPORT      ?= docs/test-all.txt
+
+# torch's threads must not spin while they wait: tests share the processors with the fleets they start.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help install up test test-all chaos lint format bench clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -32,8 +39,11 @@ up: $(VENV)/.app ## Serve: embedded Redis, a worker, the gateway; Ctrl-C drains
 test: $(VENV)/.dev ## Everything that needs no card, within 12 minutes on 2 cores
 	$(RUN) pytest tests
 
-test-all: $(VENV)/.dev ## The full matrix
-	$(RUN) pytest tests -m ""
+test-all: $(VENV)/.dev $(OLD)/.dev ## The full matrix, both transformers; writes docs/test-all.txt
+	bash tests/report.sh $(VENV) $(OLD) $(REPORT)
+
+chaos: $(VENV)/.dev ## More seeds of random faults than the tests have: make chaos SEEDS=20
+	SAGRADA_CHAOS_SEEDS=$(or $(SEEDS),10) $(RUN) pytest tests/chaos -m ""
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(RUN) ruff check .
@@ -48,25 +58,26 @@ bench: $(VENV)/.dev ## What we claim, measured beside peers; prints hardware and
 	$(RUN) bench.queue
 	$(RUN) bench.engine
 	$(RUN) bench.fleet
+	$(RUN) bench.start
 
 clean: ## Remove .venv and caches; data under ~/.local/share/sagrada stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLD) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
 # Each stamp stands for one step that need not be done again until what it depends on has changed.
-$(VENV)/.made:
+$(VENV)/.made $(OLD)/.made: %/.made:
 	@test -n "$(PYTHON)" || { echo "Sagrada needs Python 3.11 or newer, and none was found on PATH. \
 	Install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { echo "This Python cannot make a virtual environment; \
-	on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	$(PYTHON) -m venv $* || { echo "This Python cannot make a virtual environment; \
+	on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $*; exit 1; }
 	@touch $@
 
 # torch first: what follows is satisfied by the build chosen here and does not replace it.
-$(VENV)/.torch: $(VENV)/.made
+$(VENV)/.torch $(OLD)/.torch: %/.torch: %/.made
 	@if $(PYTHON) -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/torch/", timeout=5)' \
 	  '$(TORCH_INDEX)' 2>/dev/null; then \
-	  echo "torch from $(TORCH_INDEX)"; $(PIP) install --index-url '$(TORCH_INDEX)' '$(TORCH)'; \
+	  echo "torch from $(TORCH_INDEX)"; $*/bin/python -m pip --disable-pip-version-check install --index-url '$(TORCH_INDEX)' '$(TORCH)'; \
 	else \
-	  echo "$(TORCH_INDEX) cannot be reached: torch by pip's own configuration"; $(PIP) install '$(TORCH)'; \
+	  echo "$(TORCH_INDEX) cannot be reached: torch by pip's own configuration"; $*/bin/python -m pip --disable-pip-version-check install '$(TORCH)'; \
 	fi
 	@touch $@
 
@@ -76,4 +87,8 @@ $(VENV)/.app: pyproject.toml $(VENV)/.torch
 
 $(VENV)/.dev: $(VENV)/.app
 	$(PIP) install -e '.[worker,cpu,embedded,dev]'
+	@touch $@
+
+$(OLD)/.dev: pyproject.toml $(OLD)/.torch
+	$(OLD)/bin/python -m pip --disable-pip-version-check install -e '.[gaudi,embedded,dev]'
 	@touch $@

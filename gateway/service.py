@@ -103,8 +103,9 @@ class Gateway:
         stopped = self.ledger.cancel(job_id)
         if stopped.boot:
             self.redis.publish(boot_channel(stopped.boot), job_id)
-        elif stopped.record.queue:
+        elif not stopped.record.started:
             TaskQueue(self.redis, stopped.record.queue).remove(job_id)
+        # else: begun once and queued again. Its message stays: a Celery producer hears REVOKED from whoever takes it.
         return stopped.record
 
     def cancel_soon(self, job_id: str) -> None:

@@ -136,7 +136,13 @@ def test_redis_away_for_three_leases(tmp_path: Path) -> None:
         server.stop()
 
 
-@pytest.mark.parametrize("seed", [1])
+def seeds() -> list[Any]:
+    """One in `make test`, four in `make test-all`, as many as asked for in `make chaos SEEDS=…`."""
+    asked = int(os.environ.get("SAGRADA_CHAOS_SEEDS", "4"))
+    return [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, asked + 1))]
+
+
+@pytest.mark.parametrize("seed", seeds())
 def test_random_faults(fleet: Fleet, seed: int) -> None:
     """A seeded walk of kills, freezes and cut connections under a steady load of mixed lengths."""
     dice = random.Random(seed)

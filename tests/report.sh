@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The full matrix: everything in one environment, the models again under the older transformers. Writes the report.
+# Usage: report.sh VENV OLD_VENV REPORT
+set -uo pipefail
+venv=$1 old=$2 report=$3 failed=0
+
+versions() {
+  "$1/bin/python" - <<'PYTHON'
+import os, platform, sys
+from importlib.metadata import version
+names = ["celery", "kombu", "redis", "torch", "transformers", "gunicorn"]
+print(f"Python {sys.version.split()[0]}, {platform.machine()}, {os.cpu_count()} cores;",
+      ", ".join(f"{name} {version(name)}" for name in names))
+PYTHON
+}
+
+run() { # VENV PYTEST-ARGUMENTS...
+  local python=$1/bin/python
+  echo
+  versions "$1"
+  echo "\$ pytest ${*:2}"
+  "$python" -m pytest -q --durations=15 "${@:2}" || failed=1
+}
+
+{
+  echo "make test-all, $(date -u +%F), commit $(git rev-parse --short HEAD)"
+  run "$venv" tests -m ""
+  run "$old" tests/models tests/integration/test_demo_model.py -m ""
+  exit $failed
+} 2>&1 | tee "$report"
