@@ -74,7 +74,8 @@ def test_a_killed_worker_loses_nothing(fleet: Fleet) -> None:
     until(lambda: _all_done(fleet, results))
     runs = fleet.runs(_ids(results))
     assert set(runs) <= {1, 2}
-    assert runs.count(2) <= 8, "only what ran on the killed worker runs again"
+    # Eight ran there; of eight before them the acks may still have been on their way.
+    assert runs.count(2) <= 16, "only what the killed worker had in its hands runs again"
 
 
 @pytest.mark.parametrize("room", [True, False], ids=["others-free", "others-full"])
