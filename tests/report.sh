@@ -18,7 +18,7 @@ run() { # VENV PYTEST-ARGUMENTS...
   local python=$1/bin/python
   echo
   versions "$1"
-  echo "\$ pytest ${*:2}"
+  echo "\$ pytest ${*@Q}" | sed "s,^\(. pytest\) [^ ]*,\1,"
   "$python" -m pytest -q --durations=15 "${@:2}" || failed=1
 }
 

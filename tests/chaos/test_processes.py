@@ -16,7 +16,8 @@ import pytest
 import redis
 
 from sagrada.embedded import EmbeddedServer
-from tests.support.fleet import Fleet, alive, wait_until
+from tests.support.fleet import Fleet
+from tests.support.processes import alive, until
 from tests.support.sse import follow
 from wire import keys
 from wire.registry import Registry
@@ -78,7 +79,7 @@ def test_streams_survive_the_death_of_every_process(fleet: Fleet) -> None:
         orphan = fleet.engine_of(victim)
         os.kill(victim.pid, signal.SIGKILL)
         victim.wait()
-        wait_until(lambda: not alive(orphan), 10, "the killed parent's engine child to end")
+        until(lambda: not alive(orphan), 10, "the killed parent's engine child to end")
         fleet.workers.remove(victim)
 
         engine = fleet.engine_of(fleet.workers[0])
@@ -93,7 +94,7 @@ def test_streams_survive_the_death_of_every_process(fleet: Fleet) -> None:
 
         assert [ids_of(stream.result()) for stream in streams] == expected
     assert max(attempts(fleet, jobs)) > 1, "nothing was running when the processes were killed"
-    wait_until(lambda: nothing_left(fleet), 15, "every message to be acked")
+    until(lambda: nothing_left(fleet), 15, "every message to be acked")
 
 
 def test_resets_of_every_connection_restart_no_job(fleet: Fleet) -> None:
@@ -109,7 +110,7 @@ def test_resets_of_every_connection_restart_no_job(fleet: Fleet) -> None:
         for stream in streams:
             assert len(ids_of(stream.result())) == 300
     assert attempts(fleet, jobs) == {1: 64}
-    wait_until(lambda: nothing_left(fleet), 15, "every message to be acked")
+    until(lambda: nothing_left(fleet), 15, "every message to be acked")
 
 
 def test_redis_away_for_three_leases(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_redis_away_for_three_leases(tmp_path: Path) -> None:
                 server.start()
                 assert all(len(ids_of(stream.result())) == 200 for stream in streams)
             assert {fleet.engine_of(worker) for worker in fleet.workers} == engines
-            wait_until(lambda: nothing_left(fleet), 15, "every message to be acked")
+            until(lambda: nothing_left(fleet), 15, "every message to be acked")
     finally:
         server.stop()
 
@@ -179,5 +180,5 @@ def test_random_faults(fleet: Fleet, seed: int) -> None:
         chaos.join()
         for stream in streams:
             ids_of(stream.result())
-    wait_until(lambda: nothing_left(fleet), 30, "every message to be acked")
+    until(lambda: nothing_left(fleet), 30, "every message to be acked")
     assert all(w.state == "serving" for w in Registry(redis.Redis.from_url(fleet.redis_url)).list())

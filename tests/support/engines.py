@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from models.step import LoadSpec
 from wire.job import SamplingParams
@@ -14,24 +13,6 @@ from worker.link import Abort, Admit, FromEngine, LoadFailed, Progress, Ready, S
 
 DEADLINE = 60.0
 """Seconds that any wait may last; the machine may be busy."""
-
-
-def until(condition: Callable[[], bool], seconds: float = DEADLINE) -> None:
-    """Poll until it holds; TimeoutError."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError("the condition did not come true")
-        time.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs; a zombie that nobody reaps does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
 
 
 class Talk:

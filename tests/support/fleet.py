@@ -7,48 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import httpx
 import redis as redis_client
 
 from sagrada.embedded import free_port
+from tests.support.processes import alive, children, until
 
 START_TIMEOUT = 120.0
 """Generous: a test machine may be busy; nothing waits this long when all is well."""
-
-
-def wait_until(check: Callable[[], Any], timeout: float, what: str) -> Any:
-    """Poll until `check` is truthy and return its value; AssertionError naming `what` after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        value = check()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"waited {timeout:g} s for {what}")
-
-
-def children(pid: int) -> list[int]:
-    """The processes whose parent is `pid`, of any of its threads."""
-    found: list[int] = []
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found += [int(child) for child in listing.read_text().split()]
-        except OSError:  # the thread ended while we looked
-            continue
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether `pid` runs: a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 class Fleet:
@@ -102,7 +73,7 @@ class Fleet:
 
     def engine_of(self, worker: subprocess.Popen[bytes]) -> int:
         """The pid of a worker's engine child."""
-        pid = wait_until(lambda: children(worker.pid), START_TIMEOUT, "the engine child")[0]
+        pid = until(lambda: children(worker.pid), START_TIMEOUT, "the engine child")[0]
         self.engines.add(pid)
         return int(pid)
 
@@ -124,7 +95,7 @@ class Fleet:
 
             return sum(w.state == "serving" for w in Registry(self.redis).list()) >= want
 
-        wait_until(serving, START_TIMEOUT, f"{want} serving workers")
+        until(serving, START_TIMEOUT, f"{want} serving workers")
         self.engines.update(pid for w in self.workers for pid in children(w.pid))
         return self
 
@@ -160,6 +131,6 @@ class Fleet:
                 process.wait()
         self.redis.close()
         if error is None:
-            wait_until(lambda: not any(map(alive, self.engines)), 10, "the last engine child to end")
+            until(lambda: not any(map(alive, self.engines)), 10, "the last engine child to end")
         else:
             print(self.tail())

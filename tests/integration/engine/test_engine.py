@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from models.step import LoadSpec, Sampling
-from tests.support.engines import DEADLINE, Talk, alive, engine, until
+from tests.support.engines import DEADLINE, Talk, engine
+from tests.support.processes import alive, until
 from worker.death import EXIT_ORPHANED
 from worker.engine import EXIT_BROKEN, EXIT_LOAD_FAILED, EXIT_STOPPED
 from worker.launcher import EngineProcess, describe_exit

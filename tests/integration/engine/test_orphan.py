@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support.engines import DEADLINE, alive, until
+from tests.support.engines import DEADLINE
+from tests.support.processes import alive, until
 
 PARENT = """
 import os, socket, sys, time

@@ -10,7 +10,8 @@ import httpx
 import pytest
 import redis
 
-from tests.support.fleet import Fleet, wait_until
+from tests.support.fleet import Fleet
+from tests.support.processes import until
 from tests.support.sse import follow
 
 
@@ -85,8 +86,8 @@ def test_a_model_that_is_loading_and_one_that_cannot_load(redis_url: str, tmp_pa
             answer = ask(model)
             return answer if answer is not None and word in answer.text else None
 
-        loading = wait_until(lambda: answers("slow", "loading"), 60, "the loading answer")
-        failed = wait_until(lambda: answers("broken", "no-such-option"), 60, "the failed answer")
+        loading = until(lambda: answers("slow", "loading"), 60, "the loading answer")
+        failed = until(lambda: answers("broken", "no-such-option"), 60, "the failed answer")
         for answer in (loading, failed):
             assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
         assert broken.wait(30) != 0

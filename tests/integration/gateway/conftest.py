@@ -15,7 +15,8 @@ import pytest
 from sagrada.embedded import EmbeddedServer
 from tests.integration.gateway.client import http
 from tests.integration.gateway.fake import FakeWorker
-from tests.support.fleet import free_port, wait_until
+from tests.support.fleet import free_port
+from tests.support.processes import until
 
 
 class GatewayProcess:
@@ -41,7 +42,7 @@ class GatewayProcess:
             except httpx.TransportError:
                 return False
 
-        wait_until(answers, 60, "the gateway")
+        until(answers, 60, "the gateway")
         return self
 
     def terminate(self, timeout: float = 60) -> int:
@@ -88,7 +89,7 @@ def worker(redis_url: str) -> Iterator[FakeWorker]:
 
 def sees_worker(gateway: GatewayProcess) -> str:
     """The gateway's URL, once it has heard of the worker: what it knew of the last test's may be a second old."""
-    wait_until(lambda: http.get(gateway.url + "/readyz").status_code == 200, 30, "a serving worker")
+    until(lambda: http.get(gateway.url + "/readyz").status_code == 200, 30, "a serving worker")
     return gateway.url
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.gateway.client import http, job, submit
 from tests.integration.gateway.fake import FakeWorker
-from tests.support.fleet import wait_until
+from tests.support.processes import until
 from tests.support.sse import TERMINAL, follow, frames, text_of
 from wire.keys import job_key, log_key, result_key
 
@@ -96,7 +96,7 @@ def test_going_on_after_an_event(url: str, worker: FakeWorker) -> None:
     live = submit(url, 10).json()["id"]
     worker.pause()
     worker.takes.set()
-    wait_until(lambda: live in worker.running, 30, "the claim")
+    until(lambda: live in worker.running, 30, "the claim")
     worker.steps.set()
     assert [e["seq"] for e in read(url, live, headers={"Last-Event-ID": "3"})] == list(range(4, 11))
     # Now it has ended: the same from the log.
@@ -144,7 +144,7 @@ def test_cancelling(url: str, worker: FakeWorker) -> None:
 
     worker.takes.set()
     running = submit(url, 1900).json()["id"]
-    wait_until(lambda: running in worker.running, 30, "the claim")
+    until(lambda: running in worker.running, 30, "the claim")
     with worker.redis.pubsub() as hints:
         hints.subscribe(f"sagrada:boot:{worker.boot}")
         hints.get_message(timeout=5)
@@ -152,7 +152,7 @@ def test_cancelling(url: str, worker: FakeWorker) -> None:
         hint: Any = hints.get_message(timeout=5)
         assert hint and hint["data"].decode() == running, "the owner is told at once"
     assert follow(url, running)[-1]["type"] == "cancelled"
-    wait_until(lambda: running in worker.fenced, 30, "the fence")
+    until(lambda: running in worker.fenced, 30, "the fence")
     done = submit(url, 2).json()["id"]
     assert job(url, done, "?wait=30")["status"] == "completed"
     assert http.post(f"{url}/jobs/{done}/cancel").json()["status"] == "completed", "what has ended stays so"

@@ -17,7 +17,7 @@ from sagrada.embedded import EmbeddedServer
 from tests.integration.gateway.client import http, submit
 from tests.integration.gateway.conftest import GatewayProcess, sees_worker
 from tests.integration.gateway.fake import FakeWorker
-from tests.support.fleet import wait_until
+from tests.support.processes import until
 from tests.support.sse import frames
 
 
@@ -51,7 +51,7 @@ def test_redis_goes_away_and_comes_back(own: Own) -> None:
         job_id = submit(url, 5).json()["id"]
     with http.stream("GET", f"{url}/jobs/{job_id}/stream") as response:
         own.redis.stop()
-        wait_until(lambda: http.get(url + "/readyz").status_code == 503, 30, "the news")
+        until(lambda: http.get(url + "/readyz").status_code == 503, 30, "the news")
         for answer in (
             submit(url),
             http.post(url + "/generate", json={"inputs": "the cat"}),
@@ -65,9 +65,9 @@ def test_redis_goes_away_and_comes_back(own: Own) -> None:
         assert http.get(url + "/livez").status_code == 200
         assert "sagrada_redis_up 0" in http.get(url + "/metrics").text
         own.redis.start()
-        wait_until(lambda: http.get(f"{url}/jobs/{job_id}").status_code == 200, 30, "Redis")
+        until(lambda: http.get(f"{url}/jobs/{job_id}").status_code == 200, 30, "Redis")
         with FakeWorker(own.redis.url):
-            wait_until(lambda: submit(url, 2).status_code == 202, 30, "submission")
+            until(lambda: submit(url, 2).status_code == 202, 30, "submission")
             assert [event["seq"] for _, event in frames(response)] == list(range(6)), (
                 "the open stream goes on"
             )
@@ -84,7 +84,7 @@ def test_a_redis_that_hangs_is_answered_for(own: Own) -> None:
             assert is_unavailable(submit(url)) and is_unavailable(http.get(f"{url}/jobs/{job_id}"))
         finally:
             child.send_signal(signal.SIGCONT)
-        wait_until(lambda: submit(url, 2).status_code == 202, 30, "submission")
+        until(lambda: submit(url, 2).status_code == 202, 30, "submission")
 
 
 def test_a_job_that_cannot_be_queued_was_not_accepted(own: Own) -> None:
@@ -98,7 +98,7 @@ def test_a_job_that_cannot_be_queued_was_not_accepted(own: Own) -> None:
         worker.redis.set(messages, "not a hash")
         refused = submit(url, headers=key)
         assert is_unavailable(refused) and refused.headers["retry-after"]
-        wait_until(lambda: set(worker.redis.scan_iter("sagrada:{*:job")) <= before, 30, "no record left")
+        until(lambda: set(worker.redis.scan_iter("sagrada:{*:job")) <= before, 30, "no record left")
         worker.redis.delete(messages)
         assert submit(url, headers=key).status_code == 202
 
@@ -131,7 +131,7 @@ def test_a_signal_ends_streams_lets_bound_requests_finish_and_exits(
         for thread in threads:
             thread.start()
         with http.stream("GET", f"{gateway.url}/jobs/{job_id}/stream") as response:
-            wait_until(lambda: len(worker.running) == 2, 30, "both jobs")
+            until(lambda: len(worker.running) == 2, 30, "both jobs")
             gateway.process.send_signal(signum)
             assert [e for _, e in frames(response)] == [], "the stream is ended, to be resumed elsewhere"
         threads[1].join(30)
@@ -142,7 +142,7 @@ def test_a_signal_ends_streams_lets_bound_requests_finish_and_exits(
         threads[0].join(30)
         assert got["generate"].json() == {"generated_text": "w0 w1 w2 "}
         assert gateway.process.wait(60) == 0
-    record = wait_until(lambda: (r := worker.ledger.record(job_id)) and r.terminal and r, 30, "the end")
+    record = until(lambda: (r := worker.ledger.record(job_id)) and r.terminal and r, 30, "the end")
     assert record.state == "completed", "the job did not mind"
 
 
@@ -153,7 +153,7 @@ def test_a_bound_request_that_outlasts_the_drain_is_told_and_cancelled(
     with GatewayProcess(redis_url, tmp_path / "log", DRAIN_TIMEOUT="0.5", GATEWAY_WORKERS="2") as gateway:
         asked = {"inputs": "the cat", "parameters": {"max_new_tokens": 3}}
         with http.stream("POST", gateway.url + "/generate_stream", json=asked) as response:
-            job_id = wait_until(lambda: next(iter(worker.running), None), 30, "the job")
+            job_id = until(lambda: next(iter(worker.running), None), 30, "the job")
             assert gateway.terminate() == 0
             assert [e["error_type"] for _, e in frames(response)] == ["overloaded"]
     record = worker.ledger.record(job_id)

@@ -17,7 +17,7 @@ import pytest
 from tests.integration.gateway.client import http, job, submit
 from tests.integration.gateway.conftest import GatewayProcess
 from tests.integration.gateway.fake import FakeWorker
-from tests.support.fleet import wait_until
+from tests.support.processes import until
 from tests.support.sse import frames
 
 
@@ -169,7 +169,7 @@ def test_closed_streams_leave_nothing_behind(url: str, worker: FakeWorker) -> No
         streams = [line.split()[1] for line in lines if line.startswith("sagrada_gateway_streams{")]
         return streams == ["0"] and not worker.redis.pubsub_channels("sagrada:*:tokens")
 
-    wait_until(nothing_left, 30, "all streams closed and unsubscribed")
+    until(nothing_left, 30, "all streams closed and unsubscribed")
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])

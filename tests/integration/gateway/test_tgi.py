@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.gateway.client import http
 from tests.integration.gateway.fake import EOS, FakeWorker
-from tests.support.fleet import wait_until
+from tests.support.processes import until
 
 
 def body(tokens: int = 3, inputs: str = "the cat", **parameters: Any) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def test_a_stream_reports_validation_errors_inside(url: str, worker: FakeWorker)
 @pytest.mark.parametrize("route", ["/generate", "/generate_stream"])
 def test_somebody_cancels_or_deletes_it(url: str, worker: FakeWorker, route: str) -> None:
     with Post(url, route, body(1900)) as waiting:
-        job_id = wait_until(lambda: next(iter(worker.running), None), 30, "the job")
+        job_id = until(lambda: next(iter(worker.running), None), 30, "the job")
         assert http.post(f"{url}/jobs/{job_id}/cancel").status_code == 200
         answer = waiting.read()
     assert b'"error":"Incomplete generation","error_type":"incomplete_generation"' in answer
@@ -146,11 +146,9 @@ def test_a_client_that_leaves_cancels_what_was_bound_to_it(
         worker.hold()
     with Post(url, route, body(1900)):
         if phase == "queued":
-            job_id = wait_until(lambda: next(iter(worker.queue.peek()), None), 30, "the job")
+            job_id = until(lambda: next(iter(worker.queue.peek()), None), 30, "the job")
         else:
-            job_id = wait_until(lambda: next(iter(worker.running), None), 30, "the job")
-    state = wait_until(
-        lambda: (r := worker.ledger.record(job_id)) and r.terminal and r.state, 30, "the cancel"
-    )
+            job_id = until(lambda: next(iter(worker.running), None), 30, "the job")
+    state = until(lambda: (r := worker.ledger.record(job_id)) and r.terminal and r.state, 30, "the cancel")
     assert state == "cancelled"
-    wait_until(lambda: worker.queue.size() == 0 and not worker.running, 30, "an idle worker")
+    until(lambda: worker.queue.size() == 0 and not worker.running, 30, "an idle worker")

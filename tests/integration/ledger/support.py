@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 from redis import Redis
@@ -55,12 +53,6 @@ def live_keys(redis: Redis, job: Job) -> dict[str, int]:
     client: Any = redis
     keys = (job_key(job.id), log_key(job.id))
     return {key: client.pttl(key) for key in keys}
-
-
-def until(holds: Callable[[], Any], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
 
 
 class Heard:

@@ -8,16 +8,8 @@ import pytest
 from redis import Redis
 
 from tests.integration.ledger.actors import token
-from tests.integration.ledger.support import (
-    Heard,
-    claimed,
-    completed,
-    end_of,
-    live_keys,
-    make_job,
-    submitted,
-    until,
-)
+from tests.integration.ledger.support import Heard, claimed, completed, end_of, live_keys, make_job, submitted
+from tests.support.processes import until
 from wire.codec import WIRE_VERSION
 from wire.commands import AlreadyTerminal, Claimed, Gone, Outcome, Poisoned
 from wire.errors import IdempotencyConflict, JobNotFound, NewerWireVersion

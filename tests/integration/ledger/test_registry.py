@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from redis import Redis
 
-from tests.integration.ledger.support import until
+from tests.support.processes import until
 from wire.keys import WORKERS, blob_key, worker_key
 from wire.registry import BLOB_TTL, Registry, WorkerInfo
 

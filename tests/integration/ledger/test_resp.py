@@ -14,7 +14,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, ConnectionError, NoScriptError, ResponseError
 
 from sagrada.embedded import EmbeddedServer
-from tests.integration.ledger.support import until
+from tests.support.processes import until
 from wire.resp import RespConnection
 
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -16,26 +15,19 @@ from kombu import pools
 from redis import Redis
 from redis.exceptions import RedisError
 
+from tests.support import processes
+from tests.support.processes import LONG
 from wire.keys import DEAD, LIVE, UNACKED_PREFIX
 from wire.queue import TaskQueue
 from wire.transport import broker_url
 
 ROOT = Path(__file__).parents[3]
 QUEUE = "sagrada.test"
-LONG = 60.0
 
 
-def until(what: Callable[[], Any], within: float = LONG, every: float = 0.05) -> Any:
+def until(what: Callable[[], Any], within: float = LONG) -> Any:
     """Poll until it is true; Redis may be away meanwhile."""
-    end, last = time.monotonic() + within, None
-    while time.monotonic() < end:
-        try:
-            if value := what():
-                return value
-        except RedisError as error:
-            last = error
-        time.sleep(every)
-    raise AssertionError(f"not within {within} s: {what} ({last})")
+    return processes.until(what, within, despite=RedisError)
 
 
 class Worker:

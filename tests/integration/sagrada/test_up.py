@@ -12,15 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis, RedisError
 
 from sagrada.embedded import free_port, port_is_free
+from tests.support.processes import alive, until
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT = 60.0
@@ -58,21 +57,6 @@ with gateway(answers, int(os.environ["PORT"])):
 """
 
 
-def wait_until(check: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + TIMEOUT
-    while not (value := check()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
-    return value
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 class Up:
     """One checkout with stand-ins, and the `up`s that run in it."""
 
@@ -99,7 +83,7 @@ class Up:
 
     def says(self, text: str) -> None:
         """Wait until the last `up` has said this."""
-        wait_until(lambda: text in self.output, f"{text!r} in: {self.output}")
+        until(lambda: text in self.output, what=f"{text!r} in: {self.output}")
 
     @property
     def workers(self) -> list[int]:
@@ -148,7 +132,7 @@ def test_it_greets_serves_and_drains(up: Up) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(TIMEOUT) == 0, up.output
     assert "Draining" in up.output and "Stopped." in up.output
-    assert not any(map(runs, pids))
+    assert not any(map(alive, pids))
     assert port_is_free(up.port)
 
     up.start()
@@ -163,7 +147,7 @@ def test_what_dies_is_started_again(up: Up) -> None:
     first, redis = up.workers[0], up.redis_pid()
     os.kill(first, signal.SIGKILL)
     up.says("worker-1 was killed by SIGKILL")
-    wait_until(lambda: len(up.workers) == 2, "the second worker")
+    until(lambda: len(up.workers) == 2, what="the second worker")
     with Redis.from_url(up.redis_url) as client:
         client.set("kept", "yes")
         client.config_set("appendfsync", "always")
@@ -177,7 +161,7 @@ def test_what_dies_is_started_again(up: Up) -> None:
         except RedisError:
             return False
 
-    wait_until(answered, "the second Redis, with the data of the first")
+    until(answered, what="the second Redis, with the data of the first")
 
 
 def test_a_model_that_cannot_be_loaded_ends_it_with_the_reason(up: Up) -> None:
@@ -196,10 +180,10 @@ def test_one_who_does_not_drain_is_killed_at_the_second_signal(up: Up) -> None:
     pids = up.pids()
     process.send_signal(signal.SIGTERM)
     up.says("Draining")
-    assert runs(up.workers[0])
+    assert alive(up.workers[0])
     process.send_signal(signal.SIGTERM)
     assert process.wait(TIMEOUT) == 0
-    assert not any(map(runs, pids))
+    assert not any(map(alive, pids))
 
 
 def test_one_who_does_not_drain_in_time_is_killed(up: Up) -> None:
@@ -209,7 +193,7 @@ def test_one_who_does_not_drain_in_time_is_killed(up: Up) -> None:
     pids = up.pids()
     process.send_signal(signal.SIGHUP)
     assert process.wait(TIMEOUT) == 0
-    assert not any(map(runs, pids))
+    assert not any(map(alive, pids))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent's death is told by Linux alone")
@@ -219,7 +203,7 @@ def test_a_killed_one_leaves_no_process_and_can_be_followed(up: Up) -> None:
     pids = up.pids()
     process.kill()
     process.wait(TIMEOUT)
-    wait_until(lambda: not any(map(runs, pids)), "the orphans to end")
+    until(lambda: not any(map(alive, pids)), what="the orphans to end")
     up.start()
     up.says("Ctrl-C drains and stops.")
 

@@ -19,7 +19,8 @@ from redis import Redis
 
 from sagrada.client import Client
 from sagrada.embedded import free_port
-from tests.integration.sagrada.test_up import TIMEOUT, runs, wait_until
+from tests.integration.sagrada.test_up import TIMEOUT
+from tests.support.processes import alive, until
 
 ROOT = Path(__file__).parents[3]
 TEXTS = ("README.md", "docs/streams.md")
@@ -41,7 +42,7 @@ class Whole:
         with (self.folder / f"output-{len(self.started)}").open("wb") as output:
             up = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
         self.started.append(up)
-        wait_until(lambda: "Ctrl-C drains and stops." in self.output or up.poll() is not None, self.output)
+        until(lambda: "Ctrl-C drains and stops." in self.output or up.poll() is not None, what=self.output)
         assert up.poll() is None, self.output
         return up
 
@@ -83,7 +84,7 @@ def test_a_second_up_finds_the_jobs_of_the_first(whole: Whole) -> None:
         assert len(processes) >= 4
         up.send_signal(signal.SIGINT)
         assert up.wait(TIMEOUT) == 0, whole.output
-        assert not any(map(runs, processes))
+        assert not any(map(alive, processes))
 
         whole.start(SLOW)
         finished = [client.wait(job, timeout=TIMEOUT) for job in jobs]
@@ -142,7 +143,7 @@ def subscribe(code: str, whole: Whole) -> str:
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as subscriber,
     ):
         channel = f"sagrada:{{{job_id}}}:tokens"
-        wait_until(lambda: dict(redis.pubsub_numsub(channel))[channel.encode()], "the subscriber")
+        until(lambda: dict(redis.pubsub_numsub(channel))[channel.encode()], what="the subscriber")
         with Celery(broker=whole.redis_url) as app:
             call: dict[str, Any] = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 64}}
             app.send_task("sagrada.generate", kwargs=call, queue="sagrada.demo", task_id=job_id)

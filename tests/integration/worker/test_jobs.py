@@ -10,7 +10,8 @@ from celery import Celery
 from celery.exceptions import TaskRevokedError, TimeLimitExceeded
 from celery.result import AsyncResult
 
-from tests.integration.worker.workers import LONG, QUEUE, Office, Subscriber, scripted, text_of, until
+from tests.integration.worker.workers import QUEUE, Office, Subscriber, scripted, text_of
+from tests.support.processes import LONG, until
 from wire.errors import JobExpired, JobFailed, JobNotFound, ValidationError
 from wire.events import Cancelled, Done, Expired, Failed, Token
 from wire.keys import TASK_NAME, result_key

@@ -10,7 +10,8 @@ import pytest
 from celery.result import AsyncResult
 
 from tests.integration.worker.watch import assert_unbroken, progress, submit
-from tests.integration.worker.workers import LONG, MODEL, Office, alive, engines, scripted, until
+from tests.integration.worker.workers import MODEL, Office, scripted
+from tests.support.processes import LONG, alive, children, until
 from wire.errors import JobFailed
 from wire.events import Failed, Token
 
@@ -114,7 +115,7 @@ def test_a_model_that_cannot_be_loaded_is_told_and_holds_no_job(office: Office) 
     assert "no such card" in info.error
     assert office.queue.position(job_id) == 1
     assert office.unacked() == 0
-    assert engines(worker.process.pid) == []
+    assert children(worker.process.pid) == []
 
 
 def test_a_plain_celery_worker_serves_as_well(office: Office) -> None:

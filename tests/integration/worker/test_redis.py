@@ -10,7 +10,8 @@ import pytest
 
 from sagrada.embedded import EmbeddedServer
 from tests.integration.worker.watch import assert_unbroken, progress, submit
-from tests.integration.worker.workers import Office, alive, until
+from tests.integration.worker.workers import Office
+from tests.support.processes import alive, until
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from celery.result import AsyncResult
 
-from tests.integration.worker.workers import Office, scripted, text_of, until
+from tests.integration.worker.workers import Office, scripted, text_of
+from tests.support.processes import until
 from wire.events import Done, Resumed
 from wire.ledger import read_many
 

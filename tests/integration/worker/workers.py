@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from celery import Celery
 from redis import Redis
 
 from models.step import Sampling
+from tests.support.processes import LONG, children, until
 from wire.codec import decode_event
 from wire.events import Event, Token
 from wire.job import Job, SamplingParams, new_job_id
@@ -27,20 +27,8 @@ from wire.transport import broker_url
 from worker.script import say
 
 ROOT = Path(__file__).parents[3]
-LONG = 60.0
-"""Seconds; nothing takes so long when all is well."""
 MODEL = "scripted"
 QUEUE = queue_of(MODEL)
-
-
-def until(what: Callable[[], Any], within: float = LONG) -> Any:
-    """Poll until it is true."""
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        if value := what():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {within} s")
 
 
 class Worker:
@@ -71,7 +59,7 @@ class Worker:
 
     def engine(self) -> int:
         """The process id of its engine."""
-        return int(until(lambda: engines(self.process.pid))[0])
+        return int(until(lambda: children(self.process.pid))[0])
 
     def stop(self, sig: int = signal.SIGTERM) -> int:
         """End it; its exit code."""
@@ -82,25 +70,6 @@ class Worker:
         """End it at once, whatever its state."""
         self.process.kill()
         self.process.wait(LONG)
-
-
-def engines(pid: int) -> list[int]:
-    """The children of a process, of any of its threads."""
-    found: list[int] = []
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found += map(int, listing.read_text().split())
-        except OSError:
-            continue
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether it runs: a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def scripted(prompt: str, tokens: int, seed: int = 1) -> str:

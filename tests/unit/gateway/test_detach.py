@@ -11,7 +11,7 @@ import pytest
 from gateway.clock import Clock
 from gateway.detach import Detached, Poller, respond
 from gateway.exchange import MAX_UNSENT, Blocking, Exchange
-from tests.support.fleet import wait_until
+from tests.support.processes import until
 
 HEADERS = {"Content-Type": "text/plain"}
 Make = Callable[..., tuple[socket.socket, Detached]]
@@ -42,7 +42,7 @@ def make(poller: Poller) -> Iterator[Make]:
     yield pair
     for client in clients:
         client.close()
-    wait_until(lambda: not len(poller), 10, "all sockets forgotten")
+    until(lambda: not len(poller), 10, "all sockets forgotten")
 
 
 def rest(client: socket.socket) -> bytes:
@@ -93,7 +93,7 @@ def test_a_client_that_leaves_is_told_of_once(make: Make) -> None:
 def test_one_that_left_before_anybody_attended_is_told_of_too(make: Make, poller: Poller) -> None:
     client, exchange = make()
     client.close()
-    wait_until(lambda: not len(poller), 10, "the news")
+    until(lambda: not len(poller), 10, "the news")
     gone = threading.Event()
     exchange.attend(gone.set)
     assert gone.is_set()
@@ -105,7 +105,7 @@ def test_leaving_after_the_end_is_no_news(make: Make, poller: Poller) -> None:
     exchange.attend(gone.set)
     exchange.answer(200, HEADERS, b"ok")
     client.close()
-    wait_until(lambda: not len(poller), 10, "the close")
+    until(lambda: not len(poller), 10, "the close")
     assert not gone.is_set()
 
 

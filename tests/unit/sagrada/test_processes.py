@@ -6,10 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,25 +15,10 @@ from sagrada.child import Child
 from sagrada.config import UpConfig
 from sagrada.lock import DataDirInUse, DataDirLock
 from sagrada.process import finish, kill, spawn, stop
+from tests.support.processes import alive, until
 
 ROOT = Path(__file__).parents[3]
 FOREVER = ["sleep", "1000"]
-
-
-def wait_until(check: Callable[[], Any], timeout: float = 20.0) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (value := check()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-    return value
-
-
-def runs(pid: int) -> bool:
-    """Whether the process runs: a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_asking_is_enough_for_one_who_listens() -> None:
@@ -48,10 +30,10 @@ def test_asking_is_enough_for_one_who_listens() -> None:
 def test_one_who_does_not_listen_is_killed_with_all_it_started(tmp_path: Path) -> None:
     script = f"trap '' TERM; sleep 1000 & echo $! > {tmp_path}/pid; while :; do sleep 0.1; done"
     process = spawn(["sh", "-c", script])
-    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
     assert not stop(process, 0.1)
     grandchild = int((tmp_path / "pid").read_text())
-    wait_until(lambda: not runs(grandchild))
+    until(lambda: not alive(grandchild))
     assert process.returncode == -signal.SIGKILL
 
 
@@ -61,9 +43,9 @@ def test_a_child_does_not_outlive_a_killed_parent() -> None:
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        assert runs(pid)
+        assert alive(pid)
         parent.kill()
-        wait_until(lambda: not runs(pid))
+        until(lambda: not alive(pid))
 
 
 def test_a_child_leads_its_own_session() -> None:
@@ -80,9 +62,9 @@ def test_a_dead_child_is_started_again_after_a_pause(tmp_path: Path, monkeypatch
     child = Child("worker-1", ["sh", "-c", "echo hello $NAME; exit 3"], {"NAME": "you"}, tmp_path / "log")
     child.start()
     for restarts in range(1, 3):
-        assert wait_until(child.died) == 3
+        assert until(child.died) == 3
         assert child.died() is None
-        wait_until(child.revive)
+        until(child.revive)
         assert child.restarts == restarts
     assert child.finish(20)
     assert child.last_words() == "\n".join(["hello you"] * 3)
@@ -93,7 +75,7 @@ def test_pauses_double_up_to_a_bound(tmp_path: Path) -> None:
     pauses = []
     for _ in range(9):
         child.start()
-        wait_until(lambda: child.died() is not None)
+        until(lambda: child.died() is not None)
         pauses.append(child.pause)
         assert not child.revive()
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
