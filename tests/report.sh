@@ -18,7 +18,9 @@ run() { # VENV PYTEST-ARGUMENTS...
   local python=$1/bin/python
   echo
   versions "$1"
-  echo "\$ pytest ${*@Q}" | sed "s,^\(. pytest\) [^ ]*,\1,"
+  printf '$ pytest'
+  printf ' %q' "${@:2}"
+  echo
   "$python" -m pytest -q --durations=15 "${@:2}" || failed=1
 }
 
