@@ -132,6 +132,7 @@ class Up:
 
     def _drain(self) -> None:
         """Gateway and workers first, together; Redis last, when nobody needs it any more."""
+        heard = self._told.times  # before a word is said: whoever reads it may answer at once
         children = [child for child in self._children if child.process is not None]
         if children:
             limit = self._config.drain_timeout
@@ -141,7 +142,6 @@ class Up:
         for child in children:
             child.terminate()
         deadline = time.monotonic() + self._config.drain_timeout + GRACE
-        heard = self._told.times
         while any(map(_runs, children)) and time.monotonic() < deadline and self._told.times <= heard:
             time.sleep(TICK / 2)
         for child in children:
