@@ -26,8 +26,6 @@ class Generation:
         """Redis time in ms."""
         self.prompt = job.ids or ()
         self.ids = [token.id for token in claimed.tokens]
-        self.resumed_at = len(self.ids)
-        """Tokens that earlier attempts delivered."""
         self.entries: list[Entry] = [entry(token) for token in claimed.tokens]
         self.sent = len(self.entries)
         """Entries that the log holds."""
@@ -40,11 +38,6 @@ class Generation:
     def unsent(self) -> list[Entry]:
         """Tokens that the log does not hold yet."""
         return self.entries[self.sent :]
-
-    @property
-    def progressed(self) -> bool:
-        """Whether this attempt has added a token."""
-        return len(self.ids) > self.resumed_at
 
     @property
     def usage(self) -> Usage:

@@ -33,11 +33,6 @@ class Roster:
         """How many more may come."""
         return max(0, capacity - (self._entered - self._left))
 
-    @property
-    def occupied(self) -> int:
-        """How many are here or on their way, and not through the engine yet."""
-        return self._entered - self._left
-
     def add(self, assignment: Assignment) -> None:
         """It has come."""
         self.held[assignment] = None
