@@ -152,21 +152,25 @@ class Scheduler:
             insort(self._running, sequence, key=_by_age)
 
     def _prefill(self, prefilling: list[Sequence]) -> Batch:
-        """A chunk of the oldest, and of others as long as one launch costs less than two."""
+        """A chunk of the oldest, and of others as long as they fit and one launch costs less than two."""
         chosen, bucket = prefilling[:1], self._prefill_bucket(prefilling[:1])
+        assert bucket is not None
         for sequence in prefilling[1:]:
-            if len(chosen) == self.limits.prefill_batch or chosen[0].suspect:
+            together, alone = self._prefill_bucket([*chosen, sequence]), self._prefill_bucket([sequence])
+            if len(chosen) == self.limits.prefill_batch or chosen[0].suspect or not (together and alone):
                 break
-            together = self._prefill_bucket([*chosen, sequence])
-            apart = self.plan.cost(bucket) + self.plan.cost(self._prefill_bucket([sequence]))
-            if not sequence.suspect and self.plan.cost(together) <= apart:
+            if not sequence.suspect and self.plan.cost(together) <= self.plan.cost(bucket) + self.plan.cost(
+                alone
+            ):
                 chosen, bucket = [*chosen, sequence], together
         return self._batch(Step(bucket, tuple(self._row(s, self._chunk(s)) for s in chosen)), chosen)
 
-    def _prefill_bucket(self, rows: list[Sequence]) -> Bucket:
+    def _prefill_bucket(self, rows: list[Sequence]) -> Bucket | None:
         chunks = [self._chunk(s) for s in rows]
-        blocks = max(self.limits.blocks_of(s.cached + n) for s, n in zip(rows, chunks, strict=True))
-        return self.plan.prefill(len(rows), max(chunks), blocks)
+        blocks = sum(self.limits.blocks_of(s.cached + n) for s, n in zip(rows, chunks, strict=True))
+        if not self.plan.fits("prefill", sum(chunks), blocks):
+            return None
+        return self.plan.prefill(sum(chunks), blocks)
 
     def _chunk(self, sequence: Sequence) -> int:
         return min(sequence.pending, self.limits.prefill_chunk)

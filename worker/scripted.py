@@ -165,7 +165,9 @@ class ScriptedRunner:
     def _check_row(self, row: Row, bucket: Bucket) -> None:
         _check(row.slot in self.slots, f"slot {row.slot} was not opened")
         slot, end = self.slots[row.slot], row.start + len(row.ids)
-        _check(bucket.covers(1, len(row.ids), len(row.blocks)), "a row larger than its bucket")
+        _check(
+            len(row.ids) <= bucket.query and len(row.blocks) <= bucket.blocks, "a row larger than its bucket"
+        )
         _check(len(row.ids) > 0, "a row without tokens")
         _check(list(row.ids) == slot.tokens[row.start : end], "other tokens than the sequence has there")
         _check(row.sample == (end == len(slot.tokens)), "a token wanted before the last, or not after it")

@@ -78,7 +78,7 @@ class TestSealed:
                 runner.launch(Step(bucket, tuple(rows)))
 
     def test_a_chunk_that_wants_no_token_gives_none(self, runner: PagedRunner) -> None:
-        step = Step(runner.plan.prefill(1, 3, 1), (row([5, 6, 7], [1], sample=False),))
+        step = Step(runner.plan.prefill(3, 1), (row([5, 6, 7], [1], sample=False),))
         assert runner.launch(step).read() == []
 
     def test_a_program_built_after_the_seal_is_counted(self) -> None:

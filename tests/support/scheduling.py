@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from models.plan import Limits, plan_buckets
 from models.step import ModelInfo, Sampling
@@ -15,9 +16,9 @@ from worker.sequence import Sequence
 MOST_STEPS = 20_000
 
 
-def limits(**changes: int) -> Limits:
+def limits(**changes: Any) -> Limits:
     """Small limits, so that everything is scarce."""
-    small = {
+    small: dict[str, Any] = {
         "slots": 4,
         "block_size": 4,
         "num_blocks": 20,

@@ -70,7 +70,7 @@ def test_prompts_are_prefilled_in_chunks_and_the_token_after_the_last_is_sampled
 
 
 def test_short_prompts_share_a_prefill_step() -> None:
-    lab = Lab(prefill_batch=4, slots=8, num_blocks=200)
+    lab = Lab(prefill_batch=4, prefill_chunk=32, slots=8, num_blocks=200)
     lab.admit(*(sequence(i, prompt(8, i), 2) for i in range(4)))
     batch = lab.step()
     assert batch is not None

@@ -18,15 +18,13 @@ ROW = Row(slot=0, ids=PROMPT, start=0, blocks=(1, 2), sample=True, position=0)
 
 @pytest.fixture
 def runner() -> ScriptedRunner:
-    opened = scripted_runner(limits())
+    opened = scripted_runner(limits(prefill_chunk=16))
     opened.open(0, PROMPT, [], Sampling())
     return opened
 
 
 def prefill(runner: ScriptedRunner, *rows: Row) -> Step:
-    bucket = runner.plan.prefill(
-        len(rows), max(len(row.ids) for row in rows), max(len(row.blocks) for row in rows)
-    )
+    bucket = runner.plan.prefill(sum(len(row.ids) for row in rows), sum(len(row.blocks) for row in rows))
     return Step(bucket, rows)
 
 
@@ -95,7 +93,7 @@ def test_a_right_walk_passes_and_says_the_script(runner: ScriptedRunner) -> None
 )
 def test_a_wrong_row_is_caught(runner: ScriptedRunner, wrong: dict[str, object], why: str) -> None:
     row = replace(ROW, **wrong)  # type: ignore[arg-type]
-    step = Step(runner.plan.prefill(1, 5, 2), (row,))
+    step = Step(runner.plan.prefill(5, 2), (row,))
     with pytest.raises(ScriptBroken, match=why):
         runner.launch(step)
 
