@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.plan import LAYOUTS, PHASES, Limits, OutsidePlan, plan_buckets
+from models.plan import LAYOUTS, PHASES, Limits, OutsidePlan
+from models.planner import plan_buckets
 from tests.support.scheduling import limits
 
 
