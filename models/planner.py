@@ -230,7 +230,7 @@ class _Field:
             self._weights[np.searchsorted(xs, x) * len(ys) + np.searchsorted(ys, y)] += n
         self._runs = (self._x[None] <= self._x[:, None]) & (self._y[None] <= self._y[:, None])
         self._padded = np.full(len(self._x), self._costs[-1])
-        self._gains = self._saved(np.arange(len(self._x)), self._padded)
+        self._gains = (self._costs[-1] - self._costs) * (self._runs @ self._weights)
         self.chosen = [len(self._x) - 1]
 
     @property
@@ -277,18 +277,17 @@ class _Field:
         return np.where(self._runs[np.ix_(self.chosen, cells)], self._costs[self.chosen, None], np.inf)
 
     def _move(self, cells: NDArray[np.int64], padded: Floats) -> None:
-        """The cells cost this from now on."""
-        self._gains -= self._saved(cells, self._padded[cells])
-        self._padded[cells] = padded
-        self._gains += self._saved(cells, padded)
-
-    def _saved(self, cells: NDArray[np.int64], padded: Floats) -> Floats:
-        """What each corner would save on the cells if they cost so much, [corners]."""
-        weights = self._weights[cells]
-        cells, padded, weights = cells[weights > 0], padded[weights > 0], weights[weights > 0]
-        cheaper = np.maximum(padded[None] - self._costs[:, None], 0.0) * self._runs[:, cells]
-        saved: Floats = cheaper @ weights
-        return saved
+        """The cells cost this from now on: what the corners that could take them would save changes."""
+        before, self._padded[cells] = self._padded[cells], padded
+        heavy = np.flatnonzero(self._weights[cells])
+        if not len(heavy):
+            return
+        cells, before, padded = cells[heavy], before[heavy], padded[heavy]
+        reach = (self._x >= self._x[cells].min()) & (self._y >= self._y[cells].min())
+        corners = np.flatnonzero(reach & (self._costs < max(before.max(), padded.max())))
+        costs = self._costs[corners, None]
+        change = np.maximum(padded - costs, 0.0) - np.maximum(before - costs, 0.0)
+        self._gains[corners] += (change * self._runs[np.ix_(corners, cells)]) @ self._weights[cells]
 
 
 def _marginal(work: Mapping[tuple[int, int], float], axis: int) -> dict[int, float]:
