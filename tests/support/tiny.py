@@ -62,9 +62,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("olmo2", _COMMON),
     "granite": ("granite", _COMMON | {"attention_multiplier": 0.25, "logits_scaling": 2.0}),
     "cohere": ("cohere", _COMMON),
-    "gptj": ("gptj", _GPT | {"rotary_dim": 8}),
+    "xglm": (
+        "xglm",
+        {"d_model": 64, "ffn_dim": 128, "num_layers": 2, "attention_heads": 4, "vocab_size": VOCAB}
+        | {"max_position_embeddings": 512, **_SPECIAL_IDS, **_UNTIED},
+    ),
 }
-"""Name → (model type, config). `gptj` bypasses the attention interface: it is there to be refused."""
+"""Name → (model type, config). `xglm` bypasses the attention interface: it is there to be refused."""
 
 
 def make(folder: Path, variant: str = "llama", seed: int = 0, **overrides: Any) -> Path:

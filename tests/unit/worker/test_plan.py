@@ -66,7 +66,7 @@ def test_beyond_the_limits_there_is_no_bucket() -> None:
 def test_the_digest_tells_plans_apart() -> None:
     assert plan_buckets(limits()).digest == plan_buckets(limits()).digest
     assert plan_buckets(limits()).digest != plan_buckets(limits(num_blocks=21)).digest
-    assert plan_buckets(limits()).digest != plan_buckets(limits(), most=4).digest
+    assert plan_buckets(limits()).digest != plan_buckets(limits(), graphs=4).digest
 
 
 @pytest.mark.parametrize(
