@@ -25,6 +25,8 @@ class Machine:
     """Seconds per decode row besides its matrices and its cache."""
     graph: float
     """Seconds that one bucket takes in warm-up, until the server has measured its own."""
+    memory: float
+    """Bytes."""
     query_step: int
     """Prefill buckets hold a multiple of so many tokens: finer ones cost the same."""
 
@@ -37,12 +39,35 @@ class Machine:
 MACHINES: dict[str, Machine] = {
     machine.name: machine
     for machine in (
-        Machine(name="cpu", flops=89e9, bandwidth=22e9, launch=2e-3, row=1e-5, graph=0.05, query_step=16),
         Machine(
-            name="cuda", flops=593e12, bandwidth=2.68e12, launch=1e-4, row=5e-7, graph=1.0, query_step=16
+            name="cpu",
+            flops=89e9,
+            bandwidth=22e9,
+            launch=2e-3,
+            row=1e-5,
+            graph=0.05,
+            memory=16e9,
+            query_step=16,
         ),
         Machine(
-            name="gaudi2", flops=259e12, bandwidth=1.97e12, launch=1e-3, row=1.5e-6, graph=3.0, query_step=128
+            name="cuda",
+            flops=593e12,
+            bandwidth=2.68e12,
+            launch=1e-4,
+            row=5e-7,
+            graph=1.0,
+            memory=80e9,
+            query_step=16,
+        ),
+        Machine(
+            name="gaudi2",
+            flops=259e12,
+            bandwidth=1.97e12,
+            launch=1e-3,
+            row=1.5e-6,
+            graph=3.0,
+            memory=96e9,
+            query_step=128,
         ),
         Machine(
             name="gaudi3",
@@ -51,6 +76,7 @@ MACHINES: dict[str, Machine] = {
             launch=1e-3,
             row=1.5e-6,
             graph=3.0,
+            memory=128e9,
             query_step=128,
         ),
     )

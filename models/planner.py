@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ may cost many times more on the same traffic with another seed; a tenth of prior
 RUNGS = 40
 """Values of an axis that are candidates because they are spread evenly, on a logarithmic scale."""
 
-QUANTILES = 32
+QUANTILES = 64
 """Values of an axis that are candidates because the expected traffic has them."""
 
 TRIES = 4
@@ -45,6 +46,9 @@ TRIES = 4
 
 TIE = 1e-9
 """Relative difference below which gains are equal: the order of a sum must not choose the plan."""
+
+COUNTED: tuple[Phase, ...] = ("prefill", "decode")
+"""The phases that compete for the budget."""
 
 Floats = NDArray[np.float64]
 Traffic = Mapping[Shape, float]
@@ -92,9 +96,7 @@ def affordable_graphs(warm_up: float, per_graph: float) -> int:
     return max(FEWEST_GRAPHS, int(warm_up / per_graph))
 
 
-def outlook(
-    limits: Limits, costs: CostModel, histogram: Traffic, prior: float | None = None
-) -> Outlook:
+def outlook(limits: Limits, costs: CostModel, histogram: Traffic, prior: float | None = None) -> Outlook:
     """Mix what was counted with what might come, by seconds of work; shapes that the limits exclude are left out."""
     seen = {s: float(n) for s, n in histogram.items() if s[0] != "score" and limits.feasible(*s)}
     share = NO_TRAFFIC if not seen else OWN_TRAFFIC if prior is None else prior
@@ -112,9 +114,9 @@ def _any_shape(limits: Limits, costs: CostModel) -> dict[Shape, float]:
     Each point stands for the shapes below it down to its neighbours.
     """
     found: dict[Shape, float] = {}
-    for phase in ("prefill", "decode"):
+    for phase in COUNTED:
         most_x, most_y = limits.most(phase)
-        points = {
+        points: dict[Shape, float] = {
             (phase, x, y): width * height / seconds(costs, limits, phase, x, y)
             for x, width in _log_widths(_rungs(most_x))
             for y, height in _log_widths(_rungs(most_y))
@@ -133,7 +135,7 @@ def _rungs(top: int) -> list[int]:
 
 def _log_widths(rungs: list[int]) -> Iterator[tuple[int, float]]:
     """Each rung with the share of a logarithmic axis that lies between it and the one below."""
-    for below, rung in zip([0, *rungs], rungs, strict=False):
+    for below, rung in pairwise([0, *rungs]):
         yield rung, math.log((rung + 0.5) / (below + 0.5))
 
 
@@ -153,9 +155,11 @@ def choose(view: Outlook, graphs: int) -> Choice:
     Each size starts from the one before: so a larger budget never gives a worse plan.
     """
     if graphs < FEWEST_GRAPHS:
-        raise ValueError(f"a plan of {graphs} buckets is too small: give at least {FEWEST_GRAPHS}, one per phase")
+        raise ValueError(
+            f"a plan of {graphs} buckets is too small: give at least {FEWEST_GRAPHS}, one per phase"
+        )
     score = _score_buckets(view.limits, min(MOST_SCORE, max(1, graphs // SCORE_SHARE)))
-    fields = [_Field(view, phase) for phase in ("prefill", "decode")]
+    fields = [_Field(view, phase) for phase in COUNTED]
     work = sum(n * view.seconds(shape) for shape, n in view.traffic.items())
     curve = [(len(score) + len(fields), _cost(fields) / work - 1)]
     while len(score) + sum(len(field.chosen) for field in fields) < graphs:
@@ -184,7 +188,9 @@ def _cost(fields: list[_Field]) -> float:
 
 def _improve(fields: list[_Field], enough: float) -> None:
     """Replace corners that are missed least by ones that save more, until none of them can be."""
-    while any(_replaced(fields, loser, corner, loss, enough) for loss, loser, corner in _least_missed(fields)):
+    while any(
+        _replaced(fields, loser, corner, loss, enough) for loss, loser, corner in _least_missed(fields)
+    ):
         pass
 
 
@@ -274,7 +280,7 @@ class _Field:
 
     def _offers(self, cells: NDArray[np.int64]) -> Floats:
         """What each chosen corner asks for each of the cells, [chosen, cells]; infinite where it does not cover."""
-        return np.where(self._runs[np.ix_(self.chosen, cells)], self._costs[self.chosen, None], np.inf)
+        return np.where(self._runs[self.chosen][:, cells], self._costs[self.chosen, None], np.inf)
 
     def _move(self, cells: NDArray[np.int64], padded: Floats) -> None:
         """The cells cost this from now on: what the corners that could take them would save changes."""
@@ -299,7 +305,7 @@ def _marginal(work: Mapping[tuple[int, int], float], axis: int) -> dict[int, flo
 
 
 def _candidates(work: Mapping[int, float], top: int, step: int) -> NDArray[np.int64]:
-    """Values of an axis that may be a bucket's, ascending: spread ones and those of the work, each a multiple of step."""
+    """Values of an axis for buckets, ascending: spread ones and those of the work, rounded up to the step."""
     values = np.array(sorted(work), dtype=np.int64)
     total = np.cumsum([work[int(value)] for value in values])
     at = np.searchsorted(total, total[-1] * np.arange(1, QUANTILES + 1) / QUANTILES * (1 - TIE))
