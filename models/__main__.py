@@ -148,11 +148,13 @@ def _limits(given: argparse.Namespace, machine: Machine, checkpoint: Checkpoint)
 
 
 def _curve(choice: Choice, model_id: str) -> bytes:
+    """From 8 buckets on: fewer are off any useful scale."""
     line = [(count, 100 * share) for count, share in choice.curve]
-    ticks = [count for count in (4, 8, 16, 32, 64, 128, 256) if count <= max(8, 2 * choice.curve[-1][0])]
-    shown = [share for count, share in line if count >= ticks[0]]
-    title = f"{Path(model_id).name}: padding in % of the work"
-    return picture.draw_lines(title, "buckets", {"expected": line}, ticks, max(1, round(max(shown))))
+    most = choice.curve[-1][0]
+    ticks = [8 << i for i in range(2 + max(0, (most - 1).bit_length() - 4))]
+    top = max((share for count, share in line if count >= 2 * ticks[0]), default=8)
+    title = f"{Path(model_id).name}: expected padding, % of the work"
+    return picture.draw_lines(title, "buckets", {"": line}, ticks, 8 * max(1, round(top / 8)))
 
 
 def _positive(text: str) -> int:

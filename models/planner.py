@@ -35,11 +35,11 @@ OWN_TRAFFIC, SHIPPED_TRAFFIC, NO_TRAFFIC = 0.1, 0.3, 1.0
 """Share of the flat prior in the expected traffic, by where the histogram comes from. A plan for a histogram alone
 may cost many times more on the same traffic with another seed; a tenth of prior costs a few percent of the gain."""
 
-RUNGS = 40
+RUNGS = 24
 """Values of an axis that are candidates because they are spread evenly, on a logarithmic scale."""
 
-QUANTILES = 64
-"""Values of an axis that are candidates because the expected traffic has them."""
+QUANTILES = (32, 96)
+"""Values of the x and of the y axis that are candidates because the expected traffic has them: blocks vary most."""
 
 TRIES = 4
 """Buckets that would be missed least, for each of which a better one is sought after every addition."""
@@ -225,8 +225,8 @@ class _Field:
         work = {shape: n * view.seconds((phase, *shape)) for shape, n in shapes.items()}
         most_x, most_y = view.limits.most(phase)
         step = 1 if phase == "decode" else view.costs.machine.query_step
-        xs = _candidates(_marginal(work, 0), most_x, step)
-        ys = _candidates(_marginal(work, 1), most_y, 1)
+        xs = _candidates(_marginal(work, 0), QUANTILES[0], most_x, step)
+        ys = _candidates(_marginal(work, 1), QUANTILES[1], most_y, 1)
         self._x, self._y = (axis.ravel() for axis in np.meshgrid(xs, ys, indexing="ij"))
         self._costs = np.array(
             [view.seconds((phase, int(x), int(y))) for x, y in zip(self._x, self._y, strict=True)]
@@ -304,10 +304,10 @@ def _marginal(work: Mapping[tuple[int, int], float], axis: int) -> dict[int, flo
     return found
 
 
-def _candidates(work: Mapping[int, float], top: int, step: int) -> NDArray[np.int64]:
+def _candidates(work: Mapping[int, float], count: int, top: int, step: int) -> NDArray[np.int64]:
     """Values of an axis for buckets, ascending: spread ones and those of the work, rounded up to the step."""
     values = np.array(sorted(work), dtype=np.int64)
     total = np.cumsum([work[int(value)] for value in values])
-    at = np.searchsorted(total, total[-1] * np.arange(1, QUANTILES + 1) / QUANTILES * (1 - TIE))
+    at = np.searchsorted(total, total[-1] * np.arange(1, count + 1) / count * (1 - TIE))
     wanted = np.concatenate((values[at], np.array(_rungs(top), dtype=np.int64)))
     return np.unique(np.minimum(-(-wanted // step) * step, top))
