@@ -35,10 +35,10 @@ OWN_TRAFFIC, SHIPPED_TRAFFIC, NO_TRAFFIC = 0.1, 0.3, 1.0
 """Share of the flat prior in the expected traffic, by where the histogram comes from. A plan for a histogram alone
 may cost many times more on the same traffic with another seed; a tenth of prior costs a few percent of the gain."""
 
-RUNGS = 24
+RUNGS = 96
 """Values of an axis that are candidates because they are spread evenly, on a logarithmic scale."""
 
-QUANTILES = (32, 96)
+QUANTILES = (64, 128)
 """Values of the x and of the y axis that are candidates because the expected traffic has them: blocks vary most."""
 
 TRIES = 4
@@ -227,6 +227,7 @@ class _Field:
         step = 1 if phase == "decode" else view.costs.machine.query_step
         xs = _candidates(_marginal(work, 0), QUANTILES[0], most_x, step)
         ys = _candidates(_marginal(work, 1), QUANTILES[1], most_y, 1)
+        self._shape = len(xs), len(ys)
         self._x, self._y = (axis.ravel() for axis in np.meshgrid(xs, ys, indexing="ij"))
         self._costs = np.array(
             [view.seconds((phase, int(x), int(y))) for x, y in zip(self._x, self._y, strict=True)]
@@ -234,9 +235,8 @@ class _Field:
         self._weights = np.zeros(len(self._x))
         for (x, y), n in shapes.items():
             self._weights[np.searchsorted(xs, x) * len(ys) + np.searchsorted(ys, y)] += n
-        self._runs = (self._x[None] <= self._x[:, None]) & (self._y[None] <= self._y[:, None])
         self._padded = np.full(len(self._x), self._costs[-1])
-        self._gains = (self._costs[-1] - self._costs) * (self._runs @ self._weights)
+        self._gains = (self._costs[-1] - self._costs) * self._covered(np.arange(len(self._x)))
         self.chosen = [len(self._x) - 1]
 
     @property
@@ -253,13 +253,13 @@ class _Field:
     def add(self, corner: int) -> None:
         """Choose the corner: cells that are cheaper there move."""
         self.chosen.append(corner)
-        cells = np.flatnonzero(self._runs[corner] & (self._costs[corner] < self._padded))
+        cells = np.flatnonzero(self._below(corner) & (self._costs[corner] < self._padded))
         self._move(cells, np.full(len(cells), self._costs[corner]))
 
     def remove(self, corner: int) -> None:
         """Give the corner up: its cells move to the cheapest that is left."""
         self.chosen.remove(corner)
-        cells = np.flatnonzero(self._runs[corner] & (self._padded == self._costs[corner]))
+        cells = np.flatnonzero(self._below(corner) & (self._padded == self._costs[corner]))
         self._move(cells, self._offers(cells).min(axis=0))
 
     def losses(self) -> list[tuple[int, float]]:
@@ -280,20 +280,32 @@ class _Field:
 
     def _offers(self, cells: NDArray[np.int64]) -> Floats:
         """What each chosen corner asks for each of the cells, [chosen, cells]; infinite where it does not cover."""
-        return np.where(self._runs[self.chosen][:, cells], self._costs[self.chosen, None], np.inf)
+        corners = np.array(self.chosen)[:, None]
+        covers = (self._x[cells] <= self._x[corners]) & (self._y[cells] <= self._y[corners])
+        return np.where(covers, self._costs[self.chosen, None], np.inf)
+
+    def _below(self, corner: int) -> NDArray[np.bool_]:
+        """Which cells the corner covers."""
+        below: NDArray[np.bool_] = (self._x <= self._x[corner]) & (self._y <= self._y[corner])
+        return below
 
     def _move(self, cells: NDArray[np.int64], padded: Floats) -> None:
-        """The cells cost this from now on: what the corners that could take them would save changes."""
-        before, self._padded[cells] = self._padded[cells], padded
-        heavy = np.flatnonzero(self._weights[cells])
-        if not len(heavy):
-            return
-        cells, before, padded = cells[heavy], before[heavy], padded[heavy]
-        reach = (self._x >= self._x[cells].min()) & (self._y >= self._y[cells].min())
-        corners = np.flatnonzero(reach & (self._costs < max(before.max(), padded.max())))
-        costs = self._costs[corners, None]
-        change = np.maximum(padded - costs, 0.0) - np.maximum(before - costs, 0.0)
-        self._gains[corners] += (change * self._runs[np.ix_(corners, cells)]) @ self._weights[cells]
+        """The cells cost this from now on: what every corner that covers them would save changes.
+
+        Cells that move from one cost to another together are looked at together.
+        """
+        moves, group = np.unique((self._padded[cells], padded), axis=1, return_inverse=True)
+        self._padded[cells] = padded
+        for index, (before, after) in enumerate(moves.T):
+            change = np.maximum(after - self._costs, 0.0) - np.maximum(before - self._costs, 0.0)
+            self._gains += change * self._covered(cells[group == index])
+
+    def _covered(self, cells: NDArray[np.int64]) -> Floats:
+        """The weight of those of the cells that each corner covers."""
+        weights = np.zeros_like(self._weights)
+        weights[cells] = self._weights[cells]
+        covered: Floats = weights.reshape(self._shape).cumsum(axis=0).cumsum(axis=1).ravel()
+        return covered
 
 
 def _marginal(work: Mapping[tuple[int, int], float], axis: int) -> dict[int, float]:
