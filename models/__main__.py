@@ -26,7 +26,7 @@ WRONG_CALL = 2
 WEIGHTS_AND_KV = 0.9
 """Share of a device's memory for weights and KV cache; the rest is for what a step computes with."""
 
-LARGEST_CURVE = 256
+LARGEST_CURVE = 128
 """Most buckets on the curve that --curve draws."""
 
 DESCRIPTION = """\

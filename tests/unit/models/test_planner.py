@@ -50,10 +50,10 @@ def test_a_large_server_is_covered_within_the_budget(layout: Layout) -> None:
 
 
 @given(held=any_limits(), seed=st.integers(0, 99))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_more_buckets_never_cost_more(held: Limits, seed: int) -> None:
     view = outlook(held, REFERENCE, {("decode", 1, 1): seed, ("prefill", 1, 1): 1})
-    costs = [padding(choose(view, graphs).plan, view.traffic) for graphs in (3, 4, 6, 10, 16, 17, 30)]
+    costs = [padding(choose(view, graphs).plan, view.traffic) for graphs in (3, 4, 9, 10, 20)]
     assert all(more <= fewer + 1e-9 for fewer, more in pairwise(costs))
 
 
