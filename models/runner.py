@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,28 +13,27 @@ from models import forward, sampler
 from models.cache import KvPools
 from models.captured import Programs
 from models.devices import Cpu
+from models.levels import LEVELS, Part, edits, level_of
 from models.plan import Bucket, Plan
-from models.sampler import Level, Sampler
+from models.sampler import Sampler
 from models.step import ModelInfo, Progress, Row, Sampled, Sampling, Step
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A step on its way: the ids and log-probabilities of all rows, and which of them were asked for."""
+    """A step on its way: what the sampler chose for all rows, and which of them were asked for."""
 
-    ids: Tensor
-    logprobs: Tensor
-    wanted: tuple[int, ...]
+    chosen: Tensor
+    wanted: tuple[tuple[int, int], ...]
+    """(row, how many of the likeliest tokens to report)."""
 
     def read(self) -> list[Sampled]:
         """Wait for the device; one entry per row with `sample`, in order. FloatingPointError if one is NaN."""
-        ids, logprobs = self.ids.tolist(), self.logprobs.tolist()
-        if any(math.isnan(logprobs[row]) for row in self.wanted):
-            raise FloatingPointError("the model computed NaN: serve it in bfloat16 or float32")
-        return [Sampled(ids[row], logprobs[row]) for row in self.wanted]
+        chosen = self.chosen.tolist()
+        return [sampler.report(chosen[row], top_n) for row, top_n in self.wanted]
 
 
-_NOTHING = Launched(torch.empty(0), torch.empty(0), ())
+_NOTHING = Launched(torch.empty(0), ())
 """A step of chunks that want no token."""
 
 
@@ -50,14 +48,15 @@ class Parts:
 
 
 class PagedRunner:
-    """Forward and sampler as two tables of programs: by bucket, and by (batch, level)."""
+    """Forward and sampler as tables of programs: by bucket, by (batch, level), and one that opens a slot."""
 
     def __init__(self, info: ModelInfo, plan: Plan, parts: Parts) -> None:
         self.info = info
         self.plan = plan
         self._parts = parts
         self._forwards: Programs[Bucket] = Programs(parts.device.strategy())
-        self._samplers: Programs[tuple[int, Level]] = Programs(parts.device.strategy())
+        self._samplers: Programs[tuple[int, Part]] = Programs(parts.device.strategy())
+        self._openers: Programs[str] = Programs(parts.device.strategy())
         self._seconds: dict[Bucket, float] = {}
         self._sampling: dict[int, float] = {}
         self._open: dict[int, Sampling] = {}
@@ -65,7 +64,7 @@ class PagedRunner:
     @property
     def compilations(self) -> int:
         """Programs built since warm-up: 0, or the plan was left."""
-        return self._forwards.since_seal + self._samplers.since_seal
+        return self._forwards.since_seal + self._samplers.since_seal + self._openers.since_seal
 
     def seconds(self, bucket: Bucket) -> float:
         """How long that bucket took in warm-up, forward and samplers; KeyError outside the plan."""
@@ -78,8 +77,10 @@ class PagedRunner:
         for done, bucket in enumerate(buckets):
             progress("warm-up", done, len(buckets))
             self._seconds[bucket] = self._build(bucket)
+        self._build_opener()
         self._forwards.seal()
         self._samplers.seal()
+        self._openers.seal()
         progress("warm-up", len(buckets), len(buckets))
 
     def _build(self, bucket: Bucket) -> float:
@@ -89,25 +90,38 @@ class PagedRunner:
         (logits,) = self._forwards[bucket].run(**forward.inputs_of((), bucket))
         seconds = time.perf_counter() - started
         if bucket.batch not in self._sampling:
-            self._sampling[bucket.batch] = sum(self._build_sampler(level, logits) for level in Level)
+            self._sampling[bucket.batch] = sum(self._build_sampler(level, logits) for level in LEVELS)
         return seconds + self._sampling[bucket.batch]
 
-    def _build_sampler(self, level: Level, logits: Tensor) -> float:
+    def _build_sampler(self, level: Part, logits: Tensor) -> float:
         """Capture and execute the sampler of a level for logits of this batch; seconds."""
         batch = len(logits)
-        inputs = self._sampler_inputs((), level, batch)
+        inputs = self._sampler_inputs((), batch)
         fixed = self._on_device(inputs) | {"logits": torch.zeros_like(logits)}
         self._samplers.build((batch, level), self._parts.sampler.planned(level), fixed)
         started = time.perf_counter()
         self._samplers[batch, level].run(logits=logits, **inputs)
         return time.perf_counter() - started
 
+    def _build_opener(self) -> None:
+        """Capture and execute the program that opens a slot, on the scratch slot."""
+        history = self._parts.sampler.history
+        inputs = history.rows_of(self.plan.limits.slots, (), (), Sampling())
+        self._openers.build("open", history.write, self._on_device(inputs))
+        self._openers["open"].run(**inputs)
+
+    @property
+    def tokens(self) -> Tensor:
+        """[slots + 1] int64 on the device: the token last chosen in each slot; the last one is scratch."""
+        return self._parts.sampler.tokens
+
     @torch.inference_mode()
     def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:
         """Give `slot` to a sequence: its sampling, and what penalties count (prompt and output so far)."""
         self._open[slot] = sampling
-        if sampler.penalises(sampling):
-            self._parts.sampler.history.open(slot, prompt, output)
+        if edits(sampling):
+            rows = self._parts.sampler.history.rows_of(slot, prompt, output, sampling)
+            self._openers["open"].run(**rows)
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Launched:
@@ -115,27 +129,25 @@ class PagedRunner:
         program = self._forwards[step.bucket]
         (logits,) = program.run(**forward.inputs_of(step.rows, step.bucket))
         wanted = tuple(index for index, row in enumerate(step.rows) if row.sample)
-        if not wanted:
-            return _NOTHING
-        ids, logprobs = self._choose(step, logits, wanted)
-        return Launched(ids, logprobs, wanted)
+        return self._choose(step, logits, wanted) if wanted else _NOTHING
 
-    def _choose(self, step: Step, logits: Tensor, wanted: tuple[int, ...]) -> tuple[Tensor, ...]:
+    def _choose(self, step: Step, logits: Tensor, wanted: Sequence[int]) -> Launched:
         rows = [(row, self._open[row.slot]) for row in step.rows]
-        level = max(sampler.level_of(rows[index][1], rows[index][0].position) for index in wanted)
-        batch = step.bucket.batch
-        return self._samplers[batch, level].run(logits=logits, **self._sampler_inputs(rows, level, batch))
+        level = level_of(rows[index] for index in wanted)
+        inputs = self._sampler_inputs(rows, step.bucket.batch)
+        (chosen,) = self._samplers[step.bucket.batch, level].run(logits=logits, **inputs)
+        return Launched(chosen, tuple((index, rows[index][1].top_n) for index in wanted))
 
     def close(self) -> None:
         """Free the pools and the programs; the runner is of no use afterwards."""
         self._parts.pools.free()
         self._parts.forward.detach()
-        self._forwards, self._samplers = (Programs(self._parts.device.strategy()) for _ in range(2))
+        self._forwards, self._samplers, self._openers = (
+            Programs(self._parts.device.strategy()) for _ in range(3)
+        )
 
-    def _sampler_inputs(
-        self, rows: Sequence[tuple[Row, Sampling]], level: Level, batch: int
-    ) -> dict[str, Tensor]:
-        return sampler.inputs_of(rows, level, batch, self.plan.limits.slots, self._parts.sampler.dtype)
+    def _sampler_inputs(self, rows: Sequence[tuple[Row, Sampling]], batch: int) -> dict[str, Tensor]:
+        return sampler.inputs_of(rows, batch, self.plan.limits.slots, self._parts.sampler.dtype)
 
     def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self._parts.device.torch) for name, value in inputs.items()}
