@@ -223,6 +223,9 @@ class TestFilters:
         for k in (1001, 1002, 10**9):
             assert kept(logits, top_k=k) == set(range(1001))
 
+    def test_neutral_filters_keep_what_has_no_share_of_the_mass(self) -> None:
+        assert kept(torch.linspace(0, -1000, 1001)) == set(range(1001))
+
     @pytest.mark.usefixtures("two_threads")
     def test_a_set_does_not_hang_on_the_batch(self) -> None:
         """Sums of floats do: with two threads, a lone row of 50,257 is added up in another order."""
@@ -459,6 +462,28 @@ class TestLevels:
         assert all(seen == audits[0] for seen in audits)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_is_one_graph_for_a_compiler(level: Part) -> None:
+    """Traced whole, with its writes in place made functional, as a graph device asks: the same bits come out."""
+    logits = torch.randn(3, 97, generator=torch.Generator().manual_seed(1))
+    sampling = Sampling(do_sample=True, top_k=40, top_p=0.9, typical_p=0.9, frequency_penalty=0.2)
+    inputs = inputs_of([(row(1, 3), sampling), (row(2), Sampling())], 3, SLOTS, torch.float32)
+    eager, compiled = sampler(97), sampler(97)
+    outputs = []
+    for chooser, options in ((eager, {"disable": True}), (compiled, {"backend": "aot_eager"})):
+        with torch.inference_mode():
+            write, choice = (
+                torch.compile(function, fullgraph=True, dynamic=False, **options)
+                for function in (chooser.history.write, chooser.planned(level))
+            )
+            write(**chooser.history.rows_of(1, PROMPT, OUTPUT, sampling))
+            outputs.append(choice(logits=logits, **inputs)[0])
+    assert torch.equal(*outputs)
+    assert torch.equal(eager.history.seen, compiled.history.seen)
+    assert torch.equal(eager.tokens, compiled.tokens)
+
+
 class TestHistory:
     def test_repetition_counts_prompt_and_output(self) -> None:
         chooser = sampler(6)
@@ -599,8 +624,9 @@ class TestReport:
             check_vocab(MOST_TOKENS + 1)
 
     @pytest.mark.parametrize("level", LEVELS)
-    def test_nan_is_an_error_at_every_level(self, level: Part) -> None:
+    @pytest.mark.parametrize("share", [1, 30])
+    def test_nan_is_an_error_at_every_level(self, level: Part, share: int) -> None:
         logits = torch.zeros(1, 30)
-        logits[0, 4] = math.nan
+        logits[0, :share] = math.nan
         with pytest.raises(FloatingPointError, match="NaN"):
             choose(sampler(30), logits, [(row(), Sampling(do_sample=True, top_n=3))], level)
