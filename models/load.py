@@ -19,7 +19,7 @@ from models.errors import ModelRefused
 from models.families import Family, family_of
 from models.forward import Forward
 from models.limits import choose_limits
-from models.plan import plan_buckets
+from models.planner import plan_buckets
 from models.runner import PagedRunner, Parts
 from models.sampler import Sampler, check_vocab
 from models.step import LoadSpec, ModelInfo, Progress
