@@ -28,39 +28,43 @@ def paged_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
-    value: Tensor,
+    value: Tensor | None,
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    value_dim: int = 0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend query [B, H, T, D] to the pool, after adding key and value [B, Hk, T, D]: [B, T, H, Dv]."""
+    """Attend query [B, H, T, D] to the pool, after adding key and value [B, Hk, T, D]: [B, T, H, Dv].
+
+    Without a value, each key's first `value_dim` numbers are its value. `s_aux` [H] holds the heads' sinks.
+    """
     if _probe is not None:
-        _probe.append((module, LayerShape(key.shape[1], key.shape[3], value.shape[3])))
-        return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
+        width = value_dim if value is None else value.shape[3]
+        _probe.append((module, LayerShape(key.shape[1], key.shape[3], 0 if value is None else width)))
+        return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], width), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window if sliding_window is not None else getattr(module, "sliding_window", None)
-    keys, values = _store_and_gather(module, key, value)
-    out = _attend(query, keys, values, scale, window, softcap)
+    layer: Any = module
+    keys = _store_and_gather(layer.k_cache, key)
+    values = keys[..., :value_dim] if value is None else _store_and_gather(layer.v_cache, value)
+    out = _attend(query, keys, values, scale, window, softcap, s_aux)
     return out.transpose(1, 2).contiguous(), None
 
 
-def _store_and_gather(module: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Write the step's K/V into the layer's pools; give back each row's whole context, [B, Hk, S, D] each."""
+def _store_and_gather(pool: Tensor, new: Tensor) -> Tensor:
+    """Write the step's keys or values [B, Hk, T, D] into a pool; give back each row's whole context, [B, Hk, S, D]."""
     slots, tables = FORWARD.slots, FORWARD.tables
     assert slots is not None and tables is not None  # the Step entered the context
     batch, blocks = tables.shape
     size = FORWARD.block_size
-    index = tables.reshape(-1)
-    context = []
-    for pool, new in ((module.k_cache, key), (module.v_cache, value)):
-        heads, dim = new.shape[1], new.shape[3]
-        pool.index_copy_(0, slots, new.transpose(1, 2).reshape(-1, heads, dim))
-        paged = pool.view(-1, size, heads, dim).index_select(0, index)
-        context.append(paged.view(batch, blocks * size, heads, dim).transpose(1, 2))
-    return context[0], context[1]
+    heads, dim = new.shape[1], new.shape[3]
+    pool.index_copy_(0, slots, new.transpose(1, 2).reshape(-1, heads, dim))
+    paged = pool.view(-1, size, heads, dim).index_select(0, tables.reshape(-1))
+    return paged.view(batch, blocks * size, heads, dim).transpose(1, 2)
 
 
 def _mask(window: int | None, keys: int, group: int, dtype: torch.dtype) -> Tensor:
@@ -84,7 +88,13 @@ def _mask(window: int | None, keys: int, group: int, dtype: torch.dtype) -> Tens
 
 
 def _attend(
-    query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None, softcap: float | None
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """Softmax attention, [B, H, T, Dv]; query heads that share a K/V head stand in its query axis: no copies."""
     batch, heads, length, dim = query.shape
@@ -92,12 +102,19 @@ def _attend(
     group = heads // kv_heads
     folded = query.reshape(batch, kv_heads, group * length, dim)
     mask = _mask(window, keys.shape[2], group, query.dtype)
-    if softcap is None:
+    if softcap is None and sinks is None:
         out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scale)
     else:
-        scores = torch.tanh(torch.matmul(folded * scale, keys.transpose(2, 3)) / softcap) * softcap
+        scores = torch.matmul(folded * scale, keys.transpose(2, 3))
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores = scores + mask
+        if sinks is not None:
+            each = sinks.to(scores.dtype).view(1, kv_heads, group, 1, 1)
+            column = each.expand(batch, -1, -1, length, -1).reshape(batch, kv_heads, group * length, 1)
+            scores = torch.cat((scores, column), dim=-1)
         wide = torch.promote_types(scores.dtype, torch.float32)
-        weights = (scores + mask).softmax(-1, dtype=wide).to(query.dtype)
+        weights = scores.softmax(-1, dtype=wide)[..., : keys.shape[2]].to(query.dtype)
         out = torch.matmul(weights, values)
     return out.reshape(batch, heads, length, values.shape[3])
 

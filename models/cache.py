@@ -16,6 +16,7 @@ class LayerShape:
     """K/V heads."""
     key_dim: int
     value_dim: int
+    """0: there is no value pool, because values are a part of the keys (a compressed latent)."""
 
     @property
     def values(self) -> int:
@@ -43,6 +44,8 @@ class KvPools:
         tokens = num_blocks * block_size
         for module, shape in self.layers.items():
             for name, dim in (("k_cache", shape.key_dim), ("v_cache", shape.value_dim)):
+                if dim == 0:
+                    continue
                 pool = torch.zeros(tokens, shape.heads, dim, dtype=self.dtype, device=device)
                 module.register_buffer(name, pool, persistent=False)
 
