@@ -18,6 +18,9 @@ from torch import Tensor, nn
 NAME = "sagrada_static"
 """Our name in the registry of experts that transformers has since 5."""
 
+ROWS = 2048
+"""Most rows (tokens times experts) in one product: bounds what a prefill holds beside the weights."""
+
 
 def routing_table(index: Tensor, weights: Tensor, experts: int) -> Tensor:
     """The weights [N, k] of the chosen experts index [N, k] as a table [N, experts], 0 for the others."""
@@ -30,16 +33,24 @@ def dense_experts(experts: Any, hidden: Tensor, index: Tensor, weights: Tensor) 
     `experts` holds gate_up_proj [E, 2 I, D] and down_proj [E, D, I], or with `is_transposed` their transposes.
     """
     table = routing_table(index, weights, experts.num_experts)
-    up, down = experts.gate_up_proj, experts.down_proj
+    at_once = max(1, ROWS // len(hidden))
+    out = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, table.dtype))
+    for first in range(0, experts.num_experts, at_once):
+        some = slice(first, first + at_once)
+        out += (_outputs(experts, some, hidden) * table.t()[some, :, None]).sum(0)
+    return out.to(hidden.dtype)
+
+
+def _outputs(experts: Any, some: slice, hidden: Tensor) -> Tensor:
+    """What each of some experts makes of hidden [N, D], unweighted: [experts, N, D]."""
+    up, down = experts.gate_up_proj[some], experts.down_proj[some]
     if not experts.is_transposed:
         up, down = up.transpose(1, 2), down.transpose(1, 2)
     inner = torch.matmul(hidden, up)
     if experts.has_bias:
-        inner = inner + experts.gate_up_proj_bias[:, None]
+        inner = inner + experts.gate_up_proj_bias[some, None]
     out = torch.matmul(experts._apply_gate(inner), down)
-    if experts.has_bias:
-        out = out + experts.down_proj_bias[:, None]
-    return (out * table.t()[:, :, None]).sum(0).to(hidden.dtype)
+    return out + experts.down_proj_bias[some, None] if experts.has_bias else out
 
 
 class StackedExperts(nn.Module):

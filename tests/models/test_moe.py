@@ -62,7 +62,12 @@ def routed(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_a_token_gets_the_weighted_sum_of_its_experts(transposed: bool) -> None:
+@pytest.mark.parametrize("rows", [1, 18, 1000])
+def test_a_token_gets_the_weighted_sum_of_its_experts(
+    transposed: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One expert at a time, two, or all at once."""
+    monkeypatch.setattr(moe, "ROWS", rows)
     experts = Experts(transposed=transposed)
     hidden, index, weights = routed(9)
     out = moe.dense_experts(experts, hidden, index, weights)
