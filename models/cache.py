@@ -16,7 +16,7 @@ class LayerShape:
     """K/V heads."""
     key_dim: int
     value_dim: int
-    """0: there is no value pool, because values are a part of the keys (a compressed latent)."""
+    """0: the layer keeps no values of their own, they are part of its keys."""
 
     @property
     def values(self) -> int:
@@ -44,7 +44,7 @@ class KvPools:
         tokens = num_blocks * block_size
         for module, shape in self.layers.items():
             for name, dim in (("k_cache", shape.key_dim), ("v_cache", shape.value_dim)):
-                if dim == 0:
+                if not dim:
                     continue
                 pool = torch.zeros(tokens, shape.heads, dim, dtype=self.dtype, device=device)
                 module.register_buffer(name, pool, persistent=False)

@@ -9,6 +9,7 @@ import torch
 
 from models.captured import Eager, Strategy
 from models.errors import ModelRefused
+from models.plan import Layout
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -29,6 +30,10 @@ class Cpu:
     """Of the free memory, what the KV pools may take: the rest of the machine has other uses for it."""
     kv_most: int = 4 << 30
     """Most bytes of KV pools that are taken unasked."""
+    layout: Layout = "gather"
+    """How decode reads the pools unless told otherwise: dense products cost least where memory is a cache away."""
+    depth: int = 1
+    """Steps in flight unless told otherwise: a synchronous device gains nothing from a second."""
 
     @property
     def torch(self) -> torch.device:

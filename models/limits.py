@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from models.devices import Cpu
-from models.plan import Limits
+from models.plan import LAYOUTS, Layout, Limits
 from models.step import LoadSpec
 
 SLOTS = 16
@@ -37,9 +37,17 @@ def choose_limits(
         num_blocks=blocks,
         max_input_tokens=longest,
         max_total_tokens=total,
-        prefill_chunk=min(spec.prefill_chunk or PREFILL_CHUNK, total),
+        prefill_chunk=min(spec.prefill_chunk or PREFILL_CHUNK, total * slots),
         prefill_batch=min(spec.prefill_batch or PREFILL_BATCH, slots),
+        layout=_layout_of(spec.layout) if spec.layout else device.layout,
     )
+
+
+def _layout_of(name: str) -> Layout:
+    for layout in LAYOUTS:
+        if name == layout:
+            return layout
+    raise ValueError(f"the layout {name!r} is not known: use one of {', '.join(LAYOUTS)}")
 
 
 def _affordable(wanted: int, block_bytes: int, device: Cpu) -> int:

@@ -142,5 +142,7 @@ def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, devic
     is_eos = torch.zeros(info.vocab_size, dtype=torch.bool, device=device.torch)
     is_eos[list(info.eos_ids)] = True
     exact = torch.promote_types(pools.dtype, torch.float32)
-    parts = Parts(Forward(model, limits.block_size), pools, Sampler(history, is_eos, exact), device)
-    return PagedRunner(info, plan, parts)
+    tokens = torch.zeros(limits.slots + 1, dtype=torch.int64, device=device.torch)
+    forward = Forward(model, tokens, limits.block_size, limits.layout)
+    parts = Parts(forward, pools, Sampler(history, is_eos, exact), device)
+    return PagedRunner(info, plan, parts, spec.depth or device.depth)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention import paged_attention
+from models.attention import attend
+from models.layouts import Scoring
 from models.rope import scaling_of
 
 
@@ -26,16 +27,11 @@ def attention(
     neighbours = getattr(module.config, "rope_interleave", True)  # V2 knows no other order
     turned, key = (_turn(x, cosine, sine, neighbours=neighbours) for x in (turned, key[:, None]))
     to_key, to_value = _expansions(module, plain.shape[1])
-    out, _ = paged_attention(
-        module,
-        torch.cat((_per_head(plain, to_key), turned), dim=-1),
-        torch.cat((module.kv_a_layernorm(latent)[:, None], key), dim=-1),
-        None,
-        None,
-        scaling=softmax_scale(module.config),
-        value_dim=module.kv_lora_rank,
-    )
-    values = _per_head(out.transpose(1, 2), to_value.transpose(1, 2)).transpose(1, 2)
+    scoring = Scoring(softmax_scale(module.config))
+    query = torch.cat((_per_head(plain, to_key), turned), dim=-1)
+    stored = torch.cat((module.kv_a_layernorm(latent)[:, None], key), dim=-1)
+    seen = attend(module, query, stored, None, scoring, module.kv_lora_rank)
+    values = _per_head(seen, to_value.transpose(1, 2)).transpose(1, 2)
     return module.o_proj(values.reshape(*hidden_states.shape[:2], -1)), None
 
 

@@ -1,30 +1,33 @@
-"""The plan of shapes: every bucket a step may run in, fixed before start. Integers only.
+"""The plan of shapes: every bucket a step may run in, fixed before start. Integers, and a cost to compare them by.
 
-Each phase has a grid of buckets; a step runs in the cheapest one that covers it. The largest feasible shape
-of each phase is always a bucket, so that no step the scheduler may take lacks one.
+A shape of a phase has two axes: prefill and score (tokens, context blocks), decode (rows, context blocks). The largest
+feasible shape of each phase is always covered, so that no step the scheduler may take lacks a bucket.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
-from itertools import pairwise, product
-from typing import Literal
+from typing import Literal, get_args
 
-Phase = Literal["prefill", "decode"]
+from models.cost import EIGHT_BILLION, MACHINES, CostModel
 
-DEFAULT_BUCKETS = 64
-"""Most buckets of a plan: where the padding saved by another bucket no longer pays for its warm-up."""
+Phase = Literal["prefill", "decode", "score"]
+"""prefill: one row that packs chunks of several prompts. decode: one token per row. score: a chunk of one prompt, with
+the log-probability of each of its tokens."""
 
-SMALLEST_QUERY = 16
-"""Tokens of the shortest prefill bucket: below this a launch costs the same."""
+Layout = Literal["gather", "flat"]
+"""How decode finds its blocks. gather: a table of rows, as wide as the longest. flat: one list over all rows."""
 
-COARSENESS = ((2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (8, 8, 8), (16, 16, 16), (64, 64, 64))
-"""Factors between neighbouring rungs of the (batch, query, blocks) ladders, finest first."""
+PHASES: tuple[Phase, ...] = get_args(Phase)
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
-LAUNCH_COST, TOKEN_COST = 16_384, 1_024
-"""What a launch and a token through the linear layers cost, in units of one query-key pair of attention."""
+GATHER_TRAFFIC = 3
+"""Times that a gathered block crosses the memory bus: read, written in order, read again by attention."""
+
+REFERENCE = CostModel(MACHINES["gaudi2"], EIGHT_BILLION)
+"""Compares buckets where nobody says what they run on."""
 
 
 class OutsidePlan(KeyError):
@@ -49,13 +52,16 @@ class Limits:
     max_total_tokens: int
     """Longest prompt and output together."""
     prefill_chunk: int
-    """Most prompt tokens of one row in one step."""
+    """Most prompt tokens of one prefill step, over all the sequences packed in it."""
     prefill_batch: int
-    """Most rows in one prefill step."""
+    """Most sequences packed in one prefill step."""
+    layout: Layout = "gather"
 
     def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout is {self.layout!r}: give one of {', '.join(LAYOUTS)}")
         for name in self.__slots__:
-            if getattr(self, name) < 1:
+            if name != "layout" and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
         if self.max_input_tokens >= self.max_total_tokens:
             raise ValueError(
@@ -79,27 +85,71 @@ class Limits:
         """Blocks of the longest sequence."""
         return self.blocks_of(self.max_total_tokens)
 
+    @property
+    def prefill_blocks(self) -> int:
+        """Most context blocks of one prefill step: the longest sequence's, or every packed chunk's own."""
+        return max(self.max_blocks, self.blocks_of(self.prefill_chunk) + self.prefill_batch - 1)
+
     def blocks_of(self, tokens: int) -> int:
         """Blocks that `tokens` cache positions take."""
         return -(-tokens // self.block_size)
 
-    def feasible(self, batch: int, query: int, blocks: int) -> bool:
-        """Whether the pool can hold `batch` rows, the longest `blocks` blocks and `query` tokens."""
-        return self.blocks_of(query) <= blocks and blocks + batch - 1 <= self.usable_blocks
+    def most(self, phase: Phase) -> tuple[int, int]:
+        """The largest x and the largest y of a phase's feasible shapes; not always of the same shape."""
+        if phase == "prefill":
+            return self.prefill_chunk, self.prefill_blocks
+        if phase == "score":
+            return min(self.prefill_chunk, self.max_blocks * self.block_size), self.max_blocks
+        total = self.max_blocks if self.layout == "gather" else self.slots * self.max_blocks
+        return min(self.slots, self.usable_blocks), min(total, self.usable_blocks)
+
+    def feasible(self, phase: Phase, x: int, y: int) -> bool:
+        """Whether a step may have that shape: x tokens (decode: rows) over y context blocks."""
+        most_x, most_y = self.most(phase)
+        if not (1 <= x <= most_x and 1 <= y <= most_y):
+            return False
+        if phase != "decode":
+            return self.blocks_of(x) <= y
+        if self.layout == "flat":
+            return x <= y
+        return x + y - 1 <= self.usable_blocks
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Bucket:
-    """One static shape: `batch` rows of `query` tokens over block tables of `blocks` entries."""
+    """One static shape. prefill: `query` tokens of up to `batch` sequences in one row; decode: `batch` rows of 1."""
 
     phase: Phase
     batch: int
     query: int
     blocks: int
+    """Context blocks: of all rows together, in a gathered decode of the longest row."""
 
-    def covers(self, batch: int, query: int, blocks: int) -> bool:
+    @property
+    def x(self) -> int:
+        """The axis that is not blocks: rows of a decode, tokens of the others."""
+        return self.batch if self.phase == "decode" else self.query
+
+    def covers(self, x: int, blocks: int) -> bool:
         """Whether a step of that shape fits into this bucket."""
-        return batch <= self.batch and query <= self.query and blocks <= self.blocks
+        return x <= self.x and blocks <= self.blocks
+
+
+def bucket_of(limits: Limits, phase: Phase, x: int, blocks: int) -> Bucket:
+    """The bucket of a phase with these two axes."""
+    if phase == "decode":
+        return Bucket(phase, x, 1, blocks)
+    return Bucket(phase, limits.prefill_batch if phase == "prefill" else 1, x, blocks)
+
+
+def seconds(costs: CostModel, limits: Limits, phase: Phase, x: int, blocks: int) -> float:
+    """What a launch of exactly that shape costs."""
+    context = blocks * limits.block_size
+    if phase == "prefill":
+        return costs.prefill(x, context)
+    if phase == "score":
+        return costs.score(x, context)
+    return costs.decode(x, context if limits.layout == "flat" else GATHER_TRAFFIC * x * context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,65 +158,85 @@ class Plan:
 
     limits: Limits
     buckets: tuple[Bucket, ...]
+    costs: CostModel = field(default=REFERENCE, repr=False)
     _by_cost: dict[Phase, tuple[Bucket, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        ordered = sorted(self.buckets, key=self.cost)
-        phases: tuple[Phase, Phase] = ("prefill", "decode")
-        by_cost = {phase: tuple(b for b in ordered if b.phase == phase) for phase in phases}
+        ordered = sorted(self.buckets, key=lambda bucket: (self.cost(bucket), bucket))
+        by_cost = {phase: tuple(b for b in ordered if b.phase == phase) for phase in PHASES}
         object.__setattr__(self, "_by_cost", by_cost)
 
-    def prefill(self, batch: int, query: int, blocks: int) -> Bucket:
-        """The cheapest bucket for `batch` rows of at most `query` tokens and `blocks` blocks; OutsidePlan."""
-        return self._cheapest("prefill", batch, query, blocks)
+    def prefill(self, query: int, blocks: int) -> Bucket:
+        """The cheapest bucket for `query` tokens in all over `blocks` blocks in all; OutsidePlan."""
+        return self.cheapest("prefill", query, blocks)
 
     def decode(self, batch: int, blocks: int) -> Bucket:
-        """The cheapest bucket for `batch` rows of one token and at most `blocks` blocks; OutsidePlan."""
-        return self._cheapest("decode", batch, 1, blocks)
+        """The cheapest bucket for `batch` rows over `blocks` blocks (gather: of the longest row); OutsidePlan."""
+        return self.cheapest("decode", batch, blocks)
 
-    def cost(self, bucket: Bucket) -> int:
-        """What a launch of the bucket costs, in query-key pairs: rough, good enough to compare buckets."""
-        context = bucket.blocks * self.limits.block_size
-        return LAUNCH_COST + bucket.batch * (bucket.query * (TOKEN_COST + context) + context)
+    def score(self, query: int, blocks: int) -> Bucket:
+        """The cheapest bucket for `query` tokens of one prompt over its `blocks` blocks; OutsidePlan."""
+        return self.cheapest("score", query, blocks)
+
+    def cheapest(self, phase: Phase, x: int, blocks: int) -> Bucket:
+        """The cheapest bucket of the phase that covers the shape; OutsidePlan."""
+        if (bucket := self._first(phase, x, blocks)) is not None:
+            return bucket
+        what = "rows" if phase == "decode" else "tokens"
+        raise OutsidePlan(f"no {phase} bucket covers {x} {what} over {blocks} blocks: raise the limits")
+
+    def fits(self, phase: Phase, x: int, blocks: int) -> bool:
+        """Whether a bucket of the phase covers the shape."""
+        return self._first(phase, x, blocks) is not None
+
+    def cost(self, bucket: Bucket) -> float:
+        """Seconds that a launch of the bucket costs by the cost model."""
+        return seconds(self.costs, self.limits, bucket.phase, bucket.x, bucket.blocks)
 
     @property
     def digest(self) -> str:
-        """128 bits in hex; equal for equal limits and buckets."""
+        """128 bits in hex; equal for equal limits and buckets, whatever they were thought to cost."""
         text = repr((astuple(self.limits), sorted(astuple(bucket) for bucket in self.buckets)))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
         return len(self.buckets)
 
-    def _cheapest(self, phase: Phase, batch: int, query: int, blocks: int) -> Bucket:
-        for bucket in self._by_cost[phase]:
-            if bucket.covers(batch, query, blocks):
-                return bucket
-        raise OutsidePlan(
-            f"no {phase} bucket covers {batch} rows of {query} tokens over {blocks} blocks: raise the limits"
-        )
+    def _first(self, phase: Phase, x: int, blocks: int) -> Bucket | None:
+        """The first in order of cost: a scan of some dozen buckets, with nothing to keep in step."""
+        return next((bucket for bucket in self._by_cost[phase] if bucket.covers(x, blocks)), None)
+
+
+DEFAULT_BUCKETS = 64
+"""Most buckets of a plan: where the padding saved by another bucket no longer pays for its warm-up."""
+
+SMALLEST_QUERY = 16
+"""Tokens of the shortest prefill bucket: below this a launch costs the same."""
+
+FACTORS = (2, 4, 8, 16, 64, 1 << 30)
+"""Factors between neighbouring rungs of a phase's two ladders, finest first."""
 
 
 def plan_buckets(limits: Limits, most: int = DEFAULT_BUCKETS) -> Plan:
-    """The plan of at most `most` buckets (>= 2), half of them for each phase, spread geometrically."""
-    decode = _grid(limits, "decode", (limits.slots, 1, limits.max_blocks), most // 2)
-    prefill = _grid(
-        limits, "prefill", (limits.prefill_batch, limits.prefill_chunk, limits.max_blocks), most - len(decode)
+    """The plan of at most `most` buckets (>= 3), spread geometrically."""
+    shares: tuple[tuple[Phase, int], ...] = (
+        ("score", most // 8),
+        ("decode", most // 2),
+        ("prefill", most // 3),
     )
-    return Plan(limits, (*prefill, *decode))
+    return Plan(limits, tuple(bucket for phase, share in shares for bucket in _grid(limits, phase, share)))
 
 
-def _grid(limits: Limits, phase: Phase, top: tuple[int, int, int], most: int) -> list[Bucket]:
-    """The finest grid of at most `most` buckets up to the feasible part of `top` (batch, query, blocks)."""
-    batch, query, blocks = top
-    tops = (min(batch, limits.slots, limits.usable_blocks), min(query, limits.max_total_tokens), blocks)
-    floors = (1, min(SMALLEST_QUERY, tops[1]), 1)
-    for factors in COARSENESS:
-        ladders = [_ladder(*axis) for axis in zip(floors, tops, factors, strict=True)]
-        grid = [Bucket(phase, b, q, n) for b, q, n in _reachable(limits, *ladders)]
+def _grid(limits: Limits, phase: Phase, most: int) -> Iterable[Bucket]:
+    """The finest grid of at most `most` buckets, or the one that covers all."""
+    top_x, top_y = limits.most(phase)
+    floor = 1 if phase == "decode" else min(SMALLEST_QUERY, top_x)
+    for factor in FACTORS:
+        corners = [(x, y) for x in _ladder(floor, top_x, factor) for y in _ladder(1, top_y, factor)]
+        grid = [bucket_of(limits, phase, *corner) for corner in corners]
         if len(grid) <= most:
             return grid
-    return [Bucket(phase, *tops)]
+    return [bucket_of(limits, phase, top_x, top_y)]
 
 
 def _ladder(floor: int, top: int, factor: int) -> tuple[int, ...]:
@@ -175,14 +245,3 @@ def _ladder(floor: int, top: int, factor: int) -> tuple[int, ...]:
     while rungs[-1] > floor:
         rungs.append(max(floor, -(-rungs[-1] // factor)))
     return tuple(reversed(rungs))
-
-
-def _reachable(
-    limits: Limits, batches: tuple[int, ...], queries: tuple[int, ...], blocks: tuple[int, ...]
-) -> Iterator[tuple[int, int, int]]:
-    """The corners that some feasible shape rounds up to; the smallest such shape is the easiest to hold."""
-    steps = (tuple(pairwise((0, *ladder))) for ladder in (batches, queries, blocks))
-    for (below_b, batch), (below_q, query), (below_n, block) in product(*steps):
-        smallest = max(below_n + 1, limits.blocks_of(below_q + 1))
-        if smallest <= block and limits.feasible(below_b + 1, below_q + 1, smallest):
-            yield batch, query, block

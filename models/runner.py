@@ -16,7 +16,7 @@ from models.captured import Programs
 from models.devices import Cpu
 from models.plan import Bucket, Plan
 from models.sampler import Level, Sampler
-from models.step import ModelInfo, Progress, Row, Sampled, Sampling, Step
+from models.step import ModelInfo, Outcome, Progress, Row, Sampled, Sampling, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +26,18 @@ class Launched:
     ids: Tensor
     logprobs: Tensor
     wanted: tuple[int, ...]
+    scores: Tensor | None = None
+    """Of a score step, [T]: the log-probabilities of its row's targets, then of padding."""
+    scored: int = 0
 
-    def read(self) -> list[Sampled]:
-        """Wait for the device; one entry per row with `sample`, in order. FloatingPointError if one is NaN."""
-        ids, logprobs = self.ids.tolist(), self.logprobs.tolist()
-        if any(math.isnan(logprobs[row]) for row in self.wanted):
+    def read(self) -> Outcome:
+        """Wait for the device. FloatingPointError if a number that was asked for is NaN."""
+        ids, logprobs = (self.ids.tolist(), self.logprobs.tolist()) if self.wanted else ([], [])
+        sampled = [Sampled(ids[row], logprobs[row]) for row in self.wanted]
+        scores = [] if self.scores is None else self.scores[: self.scored].tolist()
+        if any(math.isnan(number) for number in (*(each.logprob for each in sampled), *scores)):
             raise FloatingPointError("the model computed NaN: serve it in bfloat16 or float32")
-        return [Sampled(ids[row], logprobs[row]) for row in self.wanted]
-
-
-_NOTHING = Launched(torch.empty(0), torch.empty(0), ())
-"""A step of chunks that want no token."""
+        return Outcome(sampled, scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,9 @@ class Parts:
 class PagedRunner:
     """Forward and sampler as two tables of programs: by bucket, and by (batch, level)."""
 
-    def __init__(self, info: ModelInfo, plan: Plan, parts: Parts) -> None:
+    def __init__(self, info: ModelInfo, plan: Plan, parts: Parts, depth: int = 1) -> None:
         self.info = info
+        self.depth = depth
         self.plan = plan
         self._parts = parts
         self._forwards: Programs[Bucket] = Programs(parts.device.strategy())
@@ -84,9 +86,10 @@ class PagedRunner:
 
     def _build(self, bucket: Bucket) -> float:
         """Capture and execute the bucket on padding, which writes to scratch alone; seconds with its samplers."""
-        self._forwards.build(bucket, self._parts.forward, self._on_device(forward.inputs_of((), bucket)))
+        inputs = forward.inputs_of((), bucket, self.plan.limits)
+        self._forwards.build(bucket, self._parts.forward.planned(bucket), self._on_device(inputs))
         started = time.perf_counter()
-        (logits,) = self._forwards[bucket].run(**forward.inputs_of((), bucket))
+        logits, *_ = self._forwards[bucket].run(**inputs)
         seconds = time.perf_counter() - started
         if bucket.batch not in self._sampling:
             self._sampling[bucket.batch] = sum(self._build_sampler(level, logits) for level in Level)
@@ -113,18 +116,23 @@ class PagedRunner:
     def launch(self, step: Step) -> Launched:
         """Run one step; KeyError for a bucket outside the plan, ValueError for rows that do not fit theirs."""
         program = self._forwards[step.bucket]
-        (logits,) = program.run(**forward.inputs_of(step.rows, step.bucket))
+        logits, *rest = program.run(**forward.inputs_of(step.rows, step.bucket, self.plan.limits))
         wanted = tuple(index for index, row in enumerate(step.rows) if row.sample)
-        if not wanted:
-            return _NOTHING
-        ids, logprobs = self._choose(step, logits, wanted)
-        return Launched(ids, logprobs, wanted)
+        ids, logprobs = self._choose(step, logits, wanted) if wanted else (logits, logits)
+        scores = rest[0] if rest else None
+        return Launched(ids, logprobs, wanted, scores, sum(len(row.targets) for row in step.rows))
 
     def _choose(self, step: Step, logits: Tensor, wanted: tuple[int, ...]) -> tuple[Tensor, ...]:
         rows = [(row, self._open[row.slot]) for row in step.rows]
         level = max(sampler.level_of(rows[index][1], rows[index][0].position) for index in wanted)
-        batch = step.bucket.batch
-        return self._samplers[batch, level].run(logits=logits, **self._sampler_inputs(rows, level, batch))
+        batch, scratch = step.bucket.batch, self.plan.limits.slots
+        ids, logprobs = self._samplers[batch, level].run(
+            logits=logits, **self._sampler_inputs(rows, level, batch)
+        )
+        slots = [row.slot if row.sample else scratch for row in step.rows]
+        slots += [scratch] * (batch - len(slots))
+        self._parts.forward.tokens.index_copy_(0, torch.tensor(slots), ids)
+        return ids, logprobs
 
     def close(self) -> None:
         """Free the pools and the programs; the runner is of no use afterwards."""

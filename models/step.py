@@ -38,7 +38,7 @@ class Row:
     slot: int
     """Its row in slot-indexed state (penalty counts), 0 <= slot < plan.limits.slots; set by `Runner.open`."""
     ids: Sequence[int]
-    """The tokens to run: a chunk of the prompt, or the one token sampled last."""
+    """The tokens to run, a chunk of what is prefilled; empty in a decode row: the token that its slot sampled last."""
     start: int
     """The cache position of ids[0]: the K/V of positions [0, start) are in the blocks already."""
     blocks: Sequence[int]
@@ -47,6 +47,13 @@ class Row:
     """Whether the token after ids[-1] is wanted (not for a chunk before the prompt's last)."""
     position: int
     """The index of that token in the sequence's output, from 0: what the noise and min_new_tokens go by."""
+    targets: Sequence[int] = ()
+    """In a score row: the prompt tokens whose log-probability is wanted, targets[i] being the one after ids[i]."""
+
+    @property
+    def count(self) -> int:
+        """Tokens that it runs."""
+        return len(self.ids) or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +73,21 @@ class Sampled:
     """Of that token under the model's own distribution (after penalties, before temperature and filters)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step gave."""
+
+    sampled: list[Sampled]
+    """One entry per row with `sample`, in the order of the step's rows."""
+    scores: list[float] = field(default_factory=list)
+    """Of a score step: the log-probabilities of its row's targets."""
+
+
 class Pending(Protocol):
     """A step that was launched and may still be running."""
 
-    def read(self) -> list[Sampled]:
-        """Wait; one entry per row with `sample`, in the order of the step's rows."""
+    def read(self) -> Outcome:
+        """Wait for the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +106,11 @@ class ModelInfo:
     """Most tokens of prompt and output together that the model was built for."""
     parameters: int = 0
     extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """What K/V depends on besides tokens; two runners of one identity compute the same."""
+        return f"{self.model_id}@{self.revision} {self.dtype}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +132,10 @@ class LoadSpec:
     max_total_tokens: int = 0
     prefill_chunk: int = 0
     prefill_batch: int = 0
+    layout: str = ""
+    """How decode reads the KV blocks: gather or flat."""
+    depth: int = 0
+    """Steps in flight."""
     cache_dir: str = ""
     """Where files from the hub are kept; empty: huggingface_hub's own place."""
     offline: bool = False
@@ -127,6 +153,8 @@ class Runner(Protocol):
 
     info: ModelInfo
     plan: Plan
+    depth: int
+    """Steps that may be launched before the first of them is read, >= 1."""
 
     def warm_up(self, progress: Progress) -> None:
         """Build and execute every bucket of the plan, largest first; then seal it."""

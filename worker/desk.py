@@ -48,6 +48,7 @@ class Desk:
                 prompt=list(generation.prompt),
                 output=list(generation.ids),
                 params=generation.job.params,
+                salt=generation.job.tenant,
             )
         )
 

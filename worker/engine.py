@@ -10,10 +10,11 @@ import socket
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Sequence as Seq
 from dataclasses import fields
 
-from models.step import Progress, Runner, Sampled, Sampling
+from models.step import Pending, Progress, Runner, Sampling
 from worker import link as frames
 from worker.beat import Beat
 from worker.death import EXIT_ORPHANED, die_with_parent
@@ -50,19 +51,19 @@ class Engine:
 
     def __init__(self, link: Link[ToEngine], beat: Beat, runner: Runner, patience: float) -> None:
         self.link, self.beat, self.runner, self.patience = link, beat, runner, patience
-        self.scheduler = Scheduler(runner.plan, runner.info.eos_ids)
+        self.scheduler = Scheduler(runner.plan, runner.info.eos_ids, runner.info.identity)
         self._sequences: dict[int, Sequence] = {}
+        self._launched: deque[tuple[Batch, Pending]] = deque()
         self._steps = self._raises = 0
 
     def run(self) -> None:
-        """Take new jobs, schedule, run, settle, hand out tokens: until the parent says stop. RunnerBroken."""
+        """Take new jobs, schedule, launch, settle, hand out tokens: until the parent says stop. RunnerBroken."""
         while self.take():
             batch = self.scheduler.schedule()
-            if batch is None:
+            if batch is not None and self.launch(batch) and len(self._launched) < self.runner.depth:
                 continue
-            sampled = self.step(batch)
-            if sampled is not None:
-                self.hand_out(self.scheduler.settle(batch, sampled))
+            if self._launched:
+                self.settle()
 
     def take(self) -> bool:
         """Take what has arrived until there is something to run, and a parent that listens; False: stop."""
@@ -81,39 +82,59 @@ class Engine:
                 return True
             self.link.wait(IDLE_TURN)
 
-    def step(self, batch: Batch) -> list[Sampled] | None:
-        """Run it; None if it raised: then whoever is to blame has left, and the others will try again."""
+    def launch(self, batch: Batch) -> bool:
+        """Start the step; False if that raised: then whoever is to blame has left, and the others will try again."""
         self.beat.mark(max(self.patience, SLOW * self.runner.seconds(batch.step.bucket)))
         try:
             for sequence in batch.opened:
                 assert sequence.slot is not None
                 self.runner.open(sequence.slot, sequence.prompt, sequence.output, sequence.sampling)
-            sampled = self.runner.launch(batch.step).read()
+            self._launched.append((batch, self.runner.launch(batch.step)))
         except Exception as error:  # whatever a model raises costs one sequence, not the engine
+            while self._launched and self.settle():  # those before it are not to blame
+                pass
             self.raised(batch, error)
-            return None
+            return False
+        return True
+
+    def settle(self) -> bool:
+        """Wait for the oldest launched step and hand out what it gave; False if it raised."""
+        batch, pending = self._launched.popleft()
+        try:
+            outcome = pending.read()
+        except Exception as error:  # as above
+            self.raised(batch, error)
+            return False
         self._steps, self._raises = self._steps + 1, 0
-        return sampled
+        self.hand_out(self.scheduler.settle(batch, outcome))
+        return True
 
     def raised(self, batch: Batch, error: Exception) -> None:
-        """Find out who is to blame, and say so; RunnerBroken if it looks like nobody."""
+        """Find out who is to blame, and say so; RunnerBroken if it looks like nobody.
+
+        The steps launched after it have computed on what it left behind: their results are dropped.
+        """
         traceback.print_exception(error)
         self._raises += 1
         if self._raises >= MOST_RAISES:
             raise RunnerBroken(f"{self._raises} steps in a row have raised, at last {sentence(error)}")
-        if guilty := self.scheduler.blame(batch):
+        later = [after for after, _ in self._launched]
+        self._launched.clear()
+        if guilty := self.scheduler.blame(batch, later):
             del self._sequences[guilty.seq]
             self.link.send(frames.SequenceFailed(seq=guilty.seq, error=f"the step failed: {sentence(error)}"))
 
     def hand_out(self, settled: Settled) -> None:
-        """One frame for the whole step."""
-        for sequence in settled.left:
+        """One frame for the whole step, and one for each prompt that is scored."""
+        for sequence in settled.scored:
+            self.link.send(frames.PromptScored(seq=sequence.seq, logprobs=sequence.scores))
+        for sequence in settled.ended:
             del self._sequences[sequence.seq]
         if settled.tokens:
             self.link.send(
                 frames.Stepped(
                     outputs=[frames.Output(s.seq, token.id, token.logprob) for s, token in settled.tokens],
-                    left=[sequence.seq for sequence in settled.left],
+                    left=[sequence.seq for sequence in settled.ended],
                     free_slots=self.scheduler.free_slots,
                     free_blocks=self.scheduler.pool.free_blocks,
                     steps=self._steps,
@@ -130,10 +151,11 @@ class Engine:
             sampling=sampling_of(frame),
             max_new_tokens=frame.params.max_new_tokens,
             ignore_eos=frame.params.ignore_eos,
+            prompt_logprobs=frame.prompt_logprobs,
         )
         try:
             self.check_ids(frame.prompt + frame.output)
-            self.scheduler.admit(sequence)
+            self.scheduler.admit(sequence, frame.salt)
         except Refused as error:
             self.link.send(frames.SequenceFailed(seq=frame.seq, error=str(error), error_type="validation"))
         else:

@@ -1,7 +1,7 @@
 """What crosses between a worker's Celery parent and its engine child: msgpack frames over a socket pair.
 
 A frame is a 4-byte big-endian length and one msgpack map. Parent to engine: Admit, Abort, Stop.
-Engine to parent: Progress, Ready, LoadFailed, Stepped, SequenceFailed, Stopped.
+Engine to parent: Progress, Ready, LoadFailed, Stepped, PromptScored, SequenceFailed, Stopped.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class Admit(msgspec.Struct, frozen=True, tag="admit", kw_only=True):
     output: list[int]
     params: SamplingParams
     choice: int = 0
+    salt: str = ""
+    """Whose prefixes it may share: sequences of different salts share none."""
+    prompt_logprobs: bool = False
+    """Answer with PromptScored when its prompt has run."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort", kw_only=True):
@@ -92,11 +96,18 @@ class Stepped(msgspec.Struct, frozen=True, tag="stepped", kw_only=True):
 
     outputs: list[Output]
     left: list[int]
-    """The sequences that have left: they hold no slot and no block any more."""
+    """The sequences that ended: nothing more is said of them. A step launched ahead may still hold their blocks."""
     free_slots: int
     free_blocks: int
     steps: int
     compilations: int
+
+
+class PromptScored(msgspec.Struct, frozen=True, tag="prompt_scored", kw_only=True):
+    """The log-probabilities of a prompt's tokens, from its second on."""
+
+    seq: int
+    logprobs: list[float]
 
 
 class SequenceFailed(msgspec.Struct, frozen=True, tag="sequence_failed", kw_only=True):
@@ -112,7 +123,7 @@ class Stopped(msgspec.Struct, frozen=True, tag="stopped", kw_only=True):
 
 
 ToEngine = Admit | Abort | Stop
-FromEngine = Progress | Ready | LoadFailed | Stepped | SequenceFailed | Stopped
+FromEngine = Progress | Ready | LoadFailed | Stepped | PromptScored | SequenceFailed | Stopped
 Frame = TypeVar("Frame", ToEngine, FromEngine)
 
 _encoder = msgspec.msgpack.Encoder()

@@ -3,6 +3,8 @@
 A sequence waits, runs (prefill in chunks, then one token per step) and leaves. Blocks are taken on demand; when
 they run out the youngest sequence gives up its own and waits again, to prefill prompt and output later. The oldest
 never does, and the pool holds any one sequence to its end (`Limits`), so somebody always gets there.
+
+Steps may be launched ahead: `schedule` may be called again before the step that it gave is settled.
 """
 
 from __future__ import annotations
@@ -13,9 +15,17 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from models.blocks import BlockPool
-from models.plan import Bucket, Plan
-from models.step import Row, Sampled, Step
+from models.plan import Plan
+from models.prefix import root_key
+from models.step import Outcome, Row, Sampled, Step
+from worker.packing import pack
 from worker.sequence import Sequence
+
+SCAN = 8
+"""Waiting sequences that are looked at when the first of them does not fit."""
+
+MOST_PASSED = 16
+"""Younger ones that may start before one that does not fit; then all wait until it does."""
 
 _by_age: Callable[[Sequence], int] = attrgetter("age")
 
@@ -35,23 +45,29 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a step gave: (sequence, its token), and the sequences that reached their end with it."""
+    """What a step gave: (sequence, its token), whose prompt is scored, and the sequences that ended with it."""
 
     tokens: tuple[tuple[Sequence, Sampled], ...]
-    left: tuple[Sequence, ...]
+    scored: tuple[Sequence, ...]
+    ended: tuple[Sequence, ...]
 
 
 class Scheduler:
     """The engine's slots and blocks, and the sequences that wait for them or hold them."""
 
-    def __init__(self, plan: Plan, eos_ids: Iterable[int]) -> None:
+    def __init__(
+        self, plan: Plan, eos_ids: Iterable[int], identity: str = "", prefix_cache: bool = True
+    ) -> None:
         self.plan, self.limits = plan, plan.limits
         self.pool = BlockPool(self.limits.num_blocks, self.limits.block_size)
+        self.hit_tokens = self.prompt_tokens = 0
+        """Tokens of started sequences that were found in the prefix cache, and all of them."""
         self._eos = frozenset(eos_ids)
+        self._identity, self._prefix_cache = identity, prefix_cache
         self._slots = list(range(self.limits.slots - 1, -1, -1))
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
-        self._admitted = 0
+        self._admitted = self._steps = self._in_flight = 0
         self._prefilled = False
 
     @property
@@ -61,11 +77,20 @@ class Scheduler:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is left to run."""
+        """Whether anything is left to run or to settle."""
         return bool(self._running or self._waiting)
 
-    def admit(self, sequence: Sequence) -> None:
-        """Take the sequence in; Refused, with a sentence, if it could never run to its end."""
+    def admit(self, sequence: Sequence, salt: str = "") -> None:
+        """Take the sequence in; Refused, with a sentence, if it could never run to its end.
+
+        It shares prefix blocks with sequences of the same salt only.
+        """
+        self._check(sequence)
+        sequence.root = root_key(self._identity, salt)
+        sequence.age, self._admitted = self._admitted, self._admitted + 1
+        self._waiting.append(sequence)
+
+    def _check(self, sequence: Sequence) -> None:
         limits, total = self.limits, len(sequence.prompt) + sequence.max_new_tokens
         if not sequence.prompt:
             raise Refused("the prompt has no tokens: give at least one")
@@ -78,141 +103,227 @@ class Scheduler:
                 f"{len(sequence.prompt)} prompt tokens and {sequence.max_new_tokens} new ones exceed "
                 f"{limits.max_total_tokens} in all: lower max_new_tokens or shorten the prompt"
             )
-        if len(sequence.output) >= sequence.max_new_tokens:
+        if sequence.full:
             raise Refused(
                 f"nothing is left to generate: all {sequence.max_new_tokens} tokens are there already"
             )
-        sequence.age, self._admitted = self._admitted, self._admitted + 1
-        self._waiting.append(sequence)
 
     def schedule(self) -> Batch | None:
-        """The next step, or None if there is nothing to run.
+        """The next step, or None: nothing is left to run, or the launched steps must be settled first.
 
         Prefill and decode take turns while both have rows: what decodes waits for one chunk at most.
         """
         self._start()
-        while self._running:
-            prefilling = [s for s in self._running if s.pending > 1]
-            decoding = [s for s in self._running if s.pending == 1]
-            if prefilling and not (decoding and self._prefilled):
-                self._prefilled = True
-                return self._prefill(prefilling)
-            self._prefilled = False
-            if batch := self._decode(decoding):
-                return batch
-        return None
+        alive = [s for s in self._running if not s.ended and not s.full]
+        prefilling = [s for s in alive if not s.decoding]
+        decoding = [s for s in alive if s.decoding]
+        if prefilling and not (decoding and self._prefilled):
+            self._prefilled = True
+            return self._prefill(prefilling)
+        self._prefilled = False
+        return self._decode(decoding)
 
-    def settle(self, batch: Batch, sampled: Iterable[Sampled]) -> Settled:
-        """Take in what the step sampled, one entry per row that asked; sequences at their end leave."""
+    def settle(self, batch: Batch, outcome: Outcome) -> Settled:
+        """Take in what the oldest launched step gave; sequences at their end leave."""
+        self._in_flight -= 1
         rows = list(zip(batch.sequences, batch.step.rows, strict=True))
-        tokens = tuple(zip((s for s, row in rows if row.sample), sampled, strict=True))
         for sequence, row in rows:
-            sequence.cached += len(row.ids)
-        for sequence, token in tokens:
-            sequence.output.append(token.id)
-            sequence.suspect = False
-        left = tuple(s for s, token in tokens if self._ended(s, token.id))
-        for sequence in left:
-            self._leave(sequence)
-        return Settled(tokens, left)
+            sequence.flying -= 1
+            sequence.settled += row.count
+            if row.targets:
+                sequence.scores += outcome.scores
+        sampled = zip((s for s, row in rows if row.sample), outcome.sampled, strict=True)
+        tokens = tuple((s, token) for s, token in sampled if self._accept(s, token))
+        for sequence, _ in rows:
+            if not sequence.ended:
+                self._publish(sequence)
+            elif not sequence.flying:
+                self._leave(sequence)
+        return Settled(
+            tokens,
+            tuple(s for s, row in rows if row.targets and not s.scoring),
+            tuple(s for s, _ in tokens if s.ended),
+        )
 
     def abort(self, sequence: Sequence) -> None:
-        """Drop the sequence, wherever it is; between steps only."""
+        """Drop the sequence, wherever it is. What is on its way for it will be dropped too."""
         if sequence.slot is None:
             self._waiting.remove(sequence)
+        elif sequence.flying:
+            sequence.ended = True
         else:
             self._leave(sequence)
 
-    def blame(self, batch: Batch) -> Sequence | None:
+    def blame(self, batch: Batch, later: Iterable[Batch] = ()) -> Sequence | None:
         """The step raised: give back whose fault it is, or None after sending its rows to try again one by one.
 
-        They prefill anew, so that nothing a half-run step left behind counts. The one to blame has left.
+        They prefill anew, and so do those of the steps launched after it, whose results are lost: nothing that a
+        half-run step left behind counts. The one to blame has left.
         """
-        if len(batch.sequences) == 1:
-            self._leave(batch.sequences[0])
-            return batch.sequences[0]
-        for sequence in batch.sequences:
+        self._in_flight = 0
+        lost = {s: None for each in (batch, *later) for s in each.sequences}
+        guilty = batch.sequences[0] if len(batch.sequences) == 1 else None
+        for sequence in lost:
+            if sequence is guilty or sequence.ended:
+                self._leave(sequence)
+                continue
             self._preempt(sequence)
-            sequence.suspect = True
-        return None
+            sequence.suspect = sequence.suspect or sequence in batch.sequences
+        return guilty if guilty is None or not guilty.ended else None
 
     def _start(self) -> None:
         """Give slots and the blocks of all their tokens to those that wait, in order.
 
+        One that does not fit lets a few others pass, and only so many: a big job waits, but not for ever.
+        """
+        index = 0
+        while self._slots and index < min(SCAN, len(self._waiting)):
+            if self._take_in(self._waiting[index]):
+                for skipped in self._waiting[:index]:
+                    skipped.passed += 1
+                del self._waiting[index]
+                index = 0
+            elif self._waiting[index].passed >= MOST_PASSED:
+                return
+            else:
+                index += 1
+
+    def _take_in(self, sequence: Sequence) -> bool:
+        """Let it run if its blocks can be had.
+
         A block per running sequence stays free: else the next one to grow would preempt who has just started.
         """
-        while self._waiting and self._slots:
-            sequence = self._waiting[0]
-            need = self.limits.blocks_of(sequence.length)
-            if not self.pool.can_allocate(need + len(self._running)):
-                return
-            del self._waiting[0]
-            sequence.slot = self._slots.pop()
-            sequence.blocks = self.pool.allocate(need)
-            insort(self._running, sequence, key=_by_age)
+        found = self._find(sequence)
+        need = self.limits.blocks_of(sequence.length) - len(found)
+        if not self.pool.can_allocate(need + len(self._running), found):
+            return False
+        self.pool.share(found)
+        sequence.slot = self._slots.pop()
+        sequence.blocks.extend([*found, *self.pool.allocate(need)])
+        sequence.published = len(found)
+        sequence.cached = sequence.settled = len(found) * self.limits.block_size
+        self.hit_tokens += sequence.cached
+        self.prompt_tokens += sequence.length
+        insort(self._running, sequence, key=_by_age)
+        return True
+
+    def _find(self, sequence: Sequence) -> list[int]:
+        """The blocks in the prefix cache that it can begin with: never its last token's, for that one must run."""
+        if not self._prefix_cache or sequence.scoring:
+            return []
+        size = self.limits.block_size
+        return self.pool.find(sequence.keys_of((sequence.length - 1) // size, size))
+
+    def _publish(self, sequence: Sequence) -> None:
+        """Let others find the blocks that are full, accepted and read."""
+        if not self._prefix_cache:
+            return
+        size = self.limits.block_size
+        full = sequence.settled // size
+        if full > sequence.published:
+            keys = sequence.keys_of(full, size)
+            for index in range(sequence.published, full):
+                self.pool.publish(sequence.blocks[index], keys[index])
+            sequence.published = full
 
     def _prefill(self, prefilling: list[Sequence]) -> Batch:
-        """A chunk of the oldest, and of others as long as one launch costs less than two."""
-        chosen, bucket = prefilling[:1], self._prefill_bucket(prefilling[:1])
-        for sequence in prefilling[1:]:
-            if len(chosen) == self.limits.prefill_batch or chosen[0].suspect:
-                break
-            together = self._prefill_bucket([*chosen, sequence])
-            apart = self.plan.cost(bucket) + self.plan.cost(self._prefill_bucket([sequence]))
-            if not sequence.suspect and self.plan.cost(together) <= apart:
-                chosen, bucket = [*chosen, sequence], together
-        return self._batch(Step(bucket, tuple(self._row(s, self._chunk(s)) for s in chosen)), chosen)
-
-    def _prefill_bucket(self, rows: list[Sequence]) -> Bucket:
-        chunks = [self._chunk(s) for s in rows]
-        blocks = max(self.limits.blocks_of(s.cached + n) for s, n in zip(rows, chunks, strict=True))
-        return self.plan.prefill(len(rows), max(chunks), blocks)
-
-    def _chunk(self, sequence: Sequence) -> int:
-        return min(sequence.pending, self.limits.prefill_chunk)
+        packed = pack(self.plan, prefilling)
+        rows = tuple(self._chunk_row(chunk.sequence, chunk.count) for chunk in packed.chunks)
+        return self._launch(Step(packed.bucket, rows), [chunk.sequence for chunk in packed.chunks])
 
     def _decode(self, decoding: list[Sequence]) -> Batch | None:
-        """One token of each, or None if those that wanted to grow had to give way to older ones."""
+        """One token of each, or None if there is nobody, or nobody can grow before the launched steps are settled."""
         chosen = [s for s in decoding if s.suspect][:1] or decoding
         for sequence in chosen:
-            self._grow(sequence)
-        chosen = [s for s in chosen if s.slot is not None]
+            if not self._grow(sequence):
+                return None
+        chosen = self._within_bounds([s for s in chosen if s.slot is not None])
         if not chosen:
-            return None
-        rows = tuple(self._row(s, 1) for s in chosen)
-        bucket = self.plan.decode(len(rows), max(len(row.blocks) for row in rows))
-        return self._batch(Step(bucket, rows), chosen)
+            # Those that wanted to grow gave way to older ones, which are at their prefill.
+            return self.schedule() if self.busy and not self._in_flight else None
+        self._steps += 1
+        for sequence in chosen:
+            sequence.turn = self._steps
+        rows = tuple(self._token_row(sequence) for sequence in chosen)
+        widths = [len(row.blocks) for row in rows]
+        blocks = sum(widths) if self.limits.layout == "flat" else max(widths)
+        return self._launch(Step(self.plan.decode(len(rows), blocks), rows), chosen)
 
-    def _grow(self, sequence: Sequence) -> None:
-        """Let it have a block for its next position: from the youngest running if none is free, itself included."""
+    def _within_bounds(self, chosen: list[Sequence]) -> list[Sequence]:
+        """Those whose blocks one flat step can list, who waited longest first: shared blocks are listed for each."""
+        if self.limits.layout != "flat":
+            return chosen
+        room = self.limits.most("decode")[1]
+        kept = []
+        for sequence in sorted(chosen, key=attrgetter("turn")):
+            room -= len(sequence.blocks)
+            if room < 0:
+                break
+            kept.append(sequence)
+        return kept
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """Let it have a block for its next position: from the youngest running if none is free, itself included.
+
+        False: somebody must give way, which nobody can while steps are on their way.
+        """
         while sequence.slot is not None and len(sequence.blocks) < self.limits.blocks_of(sequence.length):
             if self.pool.can_allocate(1):
-                sequence.blocks += self.pool.allocate(1)
+                sequence.blocks.extend(self.pool.allocate(1))
+            elif self._in_flight:
+                return False
             else:
                 self._preempt(self._running[-1])
+        return True
 
-    def _row(self, sequence: Sequence, count: int) -> Row:
-        assert sequence.slot is not None
+    def _chunk_row(self, sequence: Sequence, count: int) -> Row:
+        """The row of its next `count` tokens, all of them read."""
         start, end = sequence.cached, sequence.cached + count
+        targets: list[int] = []
+        if sequence.scoring:
+            targets = sequence.tokens(start + 1, min(end + 1, len(sequence.prompt)))
+        return self._row(sequence, sequence.tokens(start, end), count, targets)
+
+    def _token_row(self, sequence: Sequence) -> Row:
+        return self._row(sequence, (), 1, ())
+
+    def _row(self, sequence: Sequence, ids: Iterable[int], count: int, targets: Iterable[int]) -> Row:
+        assert sequence.slot is not None
+        end = sequence.cached + count
         return Row(
             slot=sequence.slot,
-            ids=sequence.tokens(start, end),
-            start=start,
-            blocks=tuple(sequence.blocks[: self.limits.blocks_of(end)]),
+            ids=tuple(ids),
+            start=sequence.cached,
+            blocks=sequence.blocks[: self.limits.blocks_of(end)],
             sample=end == sequence.length,
-            position=len(sequence.output),
+            position=len(sequence.output) + sequence.unread,
+            targets=tuple(targets),
         )
 
-    def _batch(self, step: Step, sequences: list[Sequence]) -> Batch:
+    def _launch(self, step: Step, sequences: list[Sequence]) -> Batch:
+        """Count the step as launched."""
         opened = tuple(s for s in sequences if not s.opened)
-        for sequence in opened:
+        for sequence, row in zip(sequences, step.rows, strict=True):
             sequence.opened = True
+            sequence.flying += 1
+            sequence.cached += row.count
+            if row.sample:
+                sequence.decoding = True
+                sequence.unread += 1
+        self._in_flight += 1
         return Batch(step, tuple(sequences), opened)
 
-    def _ended(self, sequence: Sequence, token: int) -> bool:
-        """Length first, then end of sequence, as TGI has it."""
+    def _accept(self, sequence: Sequence, token: Sampled) -> bool:
+        """Take the oldest unread token in, unless the sequence had ended before it."""
+        sequence.unread -= 1
+        if sequence.ended:
+            return False
+        sequence.output.append(token.id)
+        sequence.suspect = False
+        # Length first, then end of sequence, as TGI has it.
         full = len(sequence.output) >= sequence.max_new_tokens
-        return full or (token in self._eos and not sequence.ignore_eos)
+        sequence.ended = full or (token.id in self._eos and not sequence.ignore_eos)
+        return True
 
     def _preempt(self, sequence: Sequence) -> None:
         self._leave(sequence)
@@ -223,4 +334,4 @@ class Scheduler:
         self.pool.free(sequence.blocks)
         self._slots.append(sequence.slot)
         self._running.remove(sequence)
-        sequence.slot, sequence.opened, sequence.blocks, sequence.cached = None, False, [], 0
+        sequence.reset()

@@ -1,7 +1,7 @@
 """A runner without a model: real bookkeeping, scripted tokens. What a device would get wrong, this one raises.
 
-MODEL_ID `scripted` or `scripted?step=0.005&warmup=1&max_total=4096&max_input=…&seed=0&fail=a reason`: seconds per
-step and for the whole warm-up, the limits, another text for each seed, a reason not to load.
+MODEL_ID `scripted` or `scripted?step=0.005&warmup=1&max_total=4096&max_input=…&depth=1&seed=0&fail=a reason`: seconds
+per step and for the whole warm-up, the limits, steps in flight, another text for each seed, a reason not to load.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from models.plan import Bucket, Limits, Plan, plan_buckets
-from models.step import LoadSpec, ModelInfo, Progress, Row, Sampled, Sampling, Step
+from models.step import LoadSpec, ModelInfo, Outcome, Progress, Row, Sampled, Sampling, Step
 from worker.script import EOS, VOCAB_SIZE, Script, write_tokenizer
 
 EXIT_SCRIPTED = 75
@@ -40,13 +40,15 @@ class Settings:
     warmup: float = 0.0
     max_total: int = 4096
     max_input: int = 0
+    depth: int = 1
     seed: int = 0
     fail: str = ""
 
     @classmethod
     def parse(cls, model_id: str) -> Settings:
         """The options of a model id; CannotLoad names the one that is wrong."""
-        read = {"step": float, "warmup": float, "max_total": int, "max_input": int, "seed": int, "fail": str}
+        read = {"step": float, "warmup": float, "max_total": int, "max_input": int, "depth": int, "seed": int}
+        read |= {"fail": str}
         given: dict[str, float | int | str] = {}
         for name, text in parse_qsl(model_id.partition("?")[2], keep_blank_values=True):
             if name not in read:
@@ -66,8 +68,19 @@ class Slot:
     tokens: list[int]
     output: int
     """How many of the tokens are output."""
+    sampled: bool = False
+    """Whether it has said one of them itself: a decode row reads that one."""
     keys: list[int] = field(default_factory=list)
     """Per position what its K/V depend on: all tokens up to it."""
+
+    def say(self, position: int) -> Sampled:
+        """Its next token, which the slot then holds."""
+        token = self.script.token(position)
+        self.tokens.append(token.id)
+        self.output += 1
+        self.sampled = True
+        self.extend()
+        return token
 
     def extend(self) -> None:
         """Keys for all tokens."""
@@ -80,23 +93,18 @@ class Running:
     """A launched step."""
 
     runner: ScriptedRunner
-    step: Step
+    done: float
+    """When the device will be through with it."""
+    outcome: Outcome
+    obey: tuple[tuple[dict[str, float], int], ...]
+    """The directives of the rows that sample, and their positions."""
 
-    def read(self) -> list[Sampled]:
-        """Take the step's time, follow its directives, and say the tokens."""
-        sampling = [row for row in self.step.rows if row.sample]
-        slots = [self.runner.slots[row.slot] for row in sampling]
-        seconds = self.runner.settings.step + sum(s.script.directives.get("slow", 0) for s in slots)
-        if seconds:
-            time.sleep(seconds)
-        for row, slot in zip(sampling, slots, strict=True):
-            _obey(slot.script.directives, row.position)
-        sampled = [slot.script.token(row.position) for row, slot in zip(sampling, slots, strict=True)]
-        for slot, token in zip(slots, sampled, strict=True):
-            slot.tokens.append(token.id)
-            slot.output += 1
-            slot.extend()
-        return sampled
+    def read(self) -> Outcome:
+        """Wait for the device, follow the directives, and say the tokens."""
+        time.sleep(max(0.0, self.done - time.monotonic()))
+        for directives, position in self.obey:
+            _obey(directives, position)
+        return self.outcome
 
 
 def _obey(directives: dict[str, float], position: int) -> None:
@@ -113,7 +121,9 @@ class ScriptedRunner:
 
     def __init__(self, info: ModelInfo, plan: Plan, settings: Settings) -> None:
         self.info, self.plan, self.settings = info, plan, settings
+        self.depth = settings.depth
         self.slots: dict[int, Slot] = {}
+        self._done = 0.0
         self._buckets = frozenset(plan.buckets)
         self._blocks = frozenset(range(1, plan.limits.num_blocks))
         self._tails: dict[
@@ -145,13 +155,30 @@ class ScriptedRunner:
             raise KeyError(f"{bucket} is not in the plan")
         _check(0 < len(step.rows) <= bucket.batch, "no rows, or more than its bucket")
         _check(len({row.slot for row in step.rows}) == len(step.rows), "two rows of one slot")
+        self._check_shape(step)
         for row in step.rows:
-            self._check_row(row, bucket)
+            self._check_row(row)
             self._check_context(row)
         self._check_writes(step.rows)
         for row in step.rows:
             self._write(row)
-        return Running(self, step)
+        return self._run(step)
+
+    def _run(self, step: Step) -> Running:
+        """The tokens are known at once; the device takes its time, one step after another."""
+        rows = [(row, self.slots[row.slot]) for row in step.rows]
+        sampling = [(row, slot) for row, slot in rows if row.sample]
+        obey = tuple((slot.script.directives, row.position) for row, slot in sampling)
+        scores = [self._score(row.start + index) for row, _ in rows for index in range(len(row.targets))]
+        sampled = [slot.say(row.position) for row, slot in sampling]
+        seconds = self.settings.step + sum(directives.get("slow", 0) for directives, _ in obey)
+        self._done = max(self._done, time.monotonic()) + seconds
+        return Running(self, self._done, Outcome(sampled, scores), obey)
+
+    @staticmethod
+    def _score(position: int) -> float:
+        """What a prompt's token after that position has for a log-probability."""
+        return -(1 + position % 16) / 16
 
     def seconds(self, bucket: Bucket) -> float:
         """What every step takes."""
@@ -162,12 +189,25 @@ class ScriptedRunner:
         self.slots.clear()
         self._tails.clear()
 
-    def _check_row(self, row: Row, bucket: Bucket) -> None:
+    def _check_shape(self, step: Step) -> None:
+        """The rows must fit their bucket, by the axes of its phase."""
+        bucket, widths = step.bucket, [len(row.blocks) for row in step.rows]
+        decode = bucket.phase == "decode"
+        tokens = len(step.rows) if decode else sum(row.count for row in step.rows)
+        gathers = decode and self.plan.limits.layout == "gather"
+        blocks = max(widths) if gathers else sum(widths)
+        _check(bucket.covers(tokens, blocks), "rows larger than their bucket")
+        _check(all(decode == (not row.ids) for row in step.rows), "a decode row with ids, or a chunk without")
+        _check(bucket.phase == "score" or not any(row.targets for row in step.rows), "targets and no scores")
+
+    def _check_row(self, row: Row) -> None:
         _check(row.slot in self.slots, f"slot {row.slot} was not opened")
-        slot, end = self.slots[row.slot], row.start + len(row.ids)
-        _check(bucket.covers(1, len(row.ids), len(row.blocks)), "a row larger than its bucket")
-        _check(len(row.ids) > 0, "a row without tokens")
-        _check(list(row.ids) == slot.tokens[row.start : end], "other tokens than the sequence has there")
+        slot, end = self.slots[row.slot], row.start + row.count
+        ids = list(row.ids) if row.ids else slot.tokens[-1:]
+        _check(bool(row.ids) or slot.sampled, "a decode row of a slot that has sampled nothing")
+        _check(ids == slot.tokens[row.start : end], "other tokens than the sequence has there")
+        targets = slot.tokens[row.start + 1 : row.start + 1 + len(row.targets)]
+        _check(list(row.targets) == targets, "targets that are not the next tokens")
         _check(row.sample == (end == len(slot.tokens)), "a token wanted before the last, or not after it")
         _check(row.position == slot.output, f"position {row.position}, but {slot.output} tokens are out")
         distinct = set(row.blocks)
@@ -192,7 +232,7 @@ class ScriptedRunner:
         _check(all(users[block] == 1 for block in written), "a block that two rows share and one writes")
 
     def _write(self, row: Row) -> None:
-        keys, size, end = self.slots[row.slot].keys, self.plan.limits.block_size, row.start + len(row.ids)
+        keys, size, end = self.slots[row.slot].keys, self.plan.limits.block_size, row.start + row.count
         for index in range(row.start // size, self.plan.limits.blocks_of(end)):
             self._tails[row.blocks[index]] = keys[min(end, (index + 1) * size) - 1]
 

@@ -29,6 +29,7 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
             "transformers",
             "safetensors",
             "huggingface_hub",
+            "numpy",
             "llguidance",
             "optimum",
             "habana_frameworks",
@@ -52,7 +53,9 @@ NARROWED: dict[str, frozenset[str]] = {
 """Modules that may import less than their room, and no room but what is named here."""
 
 TORCH = frozenset({"torch", "transformers"})
-TORCH_FREE = frozenset({"models", "models.step", "models.plan", "models.blocks", "models.demo"})
+TORCH_FREE = frozenset(
+    {"models", "models.step", "models.plan", "models.cost", "models.blocks", "models.demo"}
+)
 """The part of models that the worker's parent and the scheduler's tests import."""
 
 ENVIRONMENT = frozenset({"environ", "environb", "getenv", "getenvb"})

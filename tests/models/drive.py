@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from models import mla
 from models.load import load
 from models.runner import PagedRunner
-from models.step import LoadSpec, Sampling
-from worker.scheduler import Scheduler
+from models.step import LoadSpec, Pending, Sampling
+from worker.scheduler import Batch, Scheduler
 from worker.sequence import Sequence as Running
 
 DTYPE = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
@@ -48,7 +49,7 @@ def runner_of(folder: Path, **limits: Any) -> PagedRunner:
 
 
 def sequence(
-    prompt: Sequence[int], new: int, sampling: Sampling | None = None, output: Iterable[int] = ()
+    prompt: Sequence[int], new: int, sampling: Sampling | None = None, output: Iterable[int] = (), **more: Any
 ) -> Running:
     """A sequence that goes on past end-of-sequence tokens."""
     return Running(
@@ -58,28 +59,51 @@ def sequence(
         sampling=sampling or Sampling(),
         max_new_tokens=new,
         ignore_eos=True,
+        **more,
     )
+
+
+class Driver:
+    """The engine's loop without its link: steps launched as far ahead as the runner allows."""
+
+    def __init__(self, runner: PagedRunner, **settings: Any) -> None:
+        self.runner = runner
+        self.scheduler = Scheduler(runner.plan, runner.info.eos_ids, **settings)
+        self.logprobs: dict[Running, list[float]] = {}
+        self._launched: deque[tuple[Batch, Pending]] = deque()
+
+    def run(self, sequences: Sequence[Running], joins: Callable[[int], int] = lambda index: 0) -> None:
+        """Run all to their end, sequence i joining at step joins(i)."""
+        waiting = list(enumerate(sequences))
+        self.logprobs |= {each: [] for each in sequences}
+        step = 0
+        while waiting or self.scheduler.busy:
+            while waiting and joins(waiting[0][0]) <= step:
+                self.scheduler.admit(waiting.pop(0)[1])
+            self.step()
+            step += 1
+
+    def step(self) -> None:
+        """Launch one, and settle one if no more may be launched."""
+        batch = self.scheduler.schedule()
+        if batch is not None:
+            for each in batch.opened:
+                assert each.slot is not None
+                self.runner.open(each.slot, each.prompt, each.output, each.sampling)
+            self._launched.append((batch, self.runner.launch(batch.step)))
+        if self._launched and (batch is None or len(self._launched) >= self.runner.depth):
+            batch, pending = self._launched.popleft()
+            for each, token in self.scheduler.settle(batch, pending.read()).tokens:
+                self.logprobs[each].append(token.logprob)
 
 
 def drive(
     runner: PagedRunner, sequences: Sequence[Running], joins: Callable[[int], int] = lambda index: 0
 ) -> dict[Running, list[float]]:
     """Run all to their end, sequence i joining at step joins(i); the log-probabilities of each one's tokens."""
-    scheduler = Scheduler(runner.plan, runner.info.eos_ids)
-    waiting = list(enumerate(sequences))
-    logprobs: dict[Running, list[float]] = {each: [] for each in sequences}
-    step = 0
-    while waiting or scheduler.busy:
-        while waiting and joins(waiting[0][0]) <= step:
-            scheduler.admit(waiting.pop(0)[1])
-        if batch := scheduler.schedule():
-            for each in batch.opened:
-                assert each.slot is not None
-                runner.open(each.slot, each.prompt, each.output, each.sampling)
-            for each, token in scheduler.settle(batch, runner.launch(batch.step).read()).tokens:
-                logprobs[each].append(token.logprob)
-        step += 1
-    return logprobs
+    driver = Driver(runner)
+    driver.run(sequences, joins)
+    return driver.logprobs
 
 
 def _mend(model: Any) -> None:

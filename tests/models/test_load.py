@@ -63,8 +63,8 @@ class TestRefused:
         assert "no weights in safetensors" in refusal(tmp_path)
 
     def test_an_unknown_architecture_with_the_list_of_known_ones(self, tmp_path: Path) -> None:
-        message = refusal(tiny.make(tmp_path, "gpt_neo"))
-        assert "GPTNeoForCausalLM is not supported" in message
+        message = refusal(tiny.make(tmp_path, "xglm"))
+        assert "XGLMForCausalLM is not supported" in message
         assert all(family.architecture in message for family in FAMILIES.values())
 
     def test_a_model_type_that_transformers_does_not_know(self, tmp_path: Path, model_of: Maker) -> None:
@@ -114,11 +114,9 @@ class TestRefused:
         assert "cannot be read" in refusal(tmp_path)
 
     def test_an_attention_that_bypasses_ours(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """GPT-Neo computes its attention by itself: put into the table, it is found out by the count of calls."""
-        monkeypatch.setitem(FAMILIES, "gpt_neo", Family("gpt_neo", "GPTNeoForCausalLM", "num_layers"))
-        assert "called our attention 0 times from 0 of its 2 layers" in refusal(
-            tiny.make(tmp_path, "gpt_neo")
-        )
+        """XGLM computes its attention by itself: put into the table, it is found out by the count of calls."""
+        monkeypatch.setitem(FAMILIES, "xglm", Family("xglm", "XGLMForCausalLM", "num_layers"))
+        assert "called our attention 0 times from 0 of its 2 layers" in refusal(tiny.make(tmp_path, "xglm"))
 
     def test_half_of_the_layers_bypass_ours(self, monkeypatch: pytest.MonkeyPatch, model_of: Maker) -> None:
         """Also where a forward of ours took the place of transformers'."""

@@ -15,8 +15,8 @@ from models.captured import Eager, Programs
 from models.load import load
 from models.plan import Bucket
 from models.runner import PagedRunner
-from models.step import LoadSpec, Row, Sampling, Step
-from tests.models.drive import drive, quiet, runner_of, sequence
+from models.step import LoadSpec, Outcome, Row, Sampling, Step
+from tests.models.drive import Reference, drive, quiet, runner_of, sequence
 from tests.support import tiny
 
 Maker = Callable[[str], Path]
@@ -66,20 +66,26 @@ class TestSealed:
     def test_a_bucket_outside_the_plan_is_refused(self, runner: PagedRunner) -> None:
         bucket = Bucket("decode", 3, 1, 77)
         with pytest.raises(KeyError, match="not in the plan"):
-            runner.launch(Step(bucket, (row([5], [1]),)))
+            runner.launch(Step(bucket, (row([], [1]),)))
         with pytest.raises(KeyError):
             runner.seconds(bucket)
         assert runner.compilations == 0
 
     def test_rows_that_do_not_fit_their_bucket_are_refused(self, runner: PagedRunner) -> None:
         bucket = runner.plan.decode(1, 1)
-        for rows in ([row([5, 6], [1])], [row([5], [1, 2])], [row([5], [1])] * (bucket.batch + 1)):
+        for rows in ([row([], [1, 2])], [row([], [1])] * (bucket.batch + 1)):
+            with pytest.raises(ValueError, match="do not fit"):
+                runner.launch(Step(bucket, tuple(rows)))
+        with pytest.raises(ValueError, match="it has no ids"):
+            runner.launch(Step(bucket, (row([5], [1]),)))
+        bucket = runner.plan.prefill(2, 1)
+        for rows in ([row([5] * (bucket.query + 1), [1])], [row([5], [1])] * (bucket.batch + 1)):
             with pytest.raises(ValueError, match="do not fit"):
                 runner.launch(Step(bucket, tuple(rows)))
 
     def test_a_chunk_that_wants_no_token_gives_none(self, runner: PagedRunner) -> None:
-        step = Step(runner.plan.prefill(1, 3, 1), (row([5, 6, 7], [1], sample=False),))
-        assert runner.launch(step).read() == []
+        step = Step(runner.plan.prefill(3, 1), (row([5, 6, 7], [1], sample=False),))
+        assert runner.launch(step).read() == Outcome([])
 
     def test_a_program_built_after_the_seal_is_counted(self) -> None:
         programs: Programs[str] = Programs(Eager())
@@ -138,6 +144,22 @@ def test_no_step_after_warm_up_brings_a_new_signature(variant: str, model_of: Ma
     assert audit.seen - warm == set()
 
 
+def test_a_prompt_is_scored_by_steps_of_its_own(model_of: Maker) -> None:
+    folder = model_of("llama")
+    runner, reference = runner_of(folder), Reference(folder)
+    chance = random.Random(5)
+    crowd = [
+        sequence([chance.randrange(3, tiny.VOCAB) for _ in range(length)], 4, prompt_logprobs=True)
+        for length in (1, 2, 31, 32, 33, 70)
+    ]
+    drive(runner, crowd, joins=lambda index: index)
+    for each in crowd:
+        assert each.output == reference.greedy(each.prompt, 4)
+        expected = reference.logprobs(each.prompt[:1], each.prompt[1:])
+        assert each.scores == pytest.approx(expected, abs=1e-4)
+    assert runner.compilations == 0
+
+
 def test_nan_is_an_error_and_no_token(model_of: Maker) -> None:
     runner = runner_of(model_of("llama"), dtype="float32", slots=1)
     broken = runner._parts.forward.model.model.norm.weight
@@ -151,5 +173,5 @@ def test_close_frees_the_pools(model_of: Maker) -> None:
     runner = runner_of(model_of("llama"), dtype="float32", slots=1)
     runner.close()
     with pytest.raises(KeyError):
-        runner.launch(Step(runner.plan.decode(1, 1), (row([5], [1]),)))
+        runner.launch(Step(runner.plan.decode(1, 1), (row([], [1]),)))
     assert not [name for name, _ in runner._parts.forward.model.named_buffers() if name.endswith("_cache")]

@@ -166,34 +166,23 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         _LATENT | {"q_lora_rank": None, "rope_interleave": False, "rope_scaling": None},
     ),
     "gptj": ("gptj", _GPT | {"rotary_dim": 8}),
-    "gpt_neo": (
-        "gpt_neo",
-        {
-            "hidden_size": 64,
-            "num_layers": 2,
-            "num_heads": 4,
-            "intermediate_size": 128,
-            "vocab_size": VOCAB,
-            "attention_types": [[["global", "local"], 1]],
-            "max_position_embeddings": 512,
-            **_SPECIAL_IDS,
-        },
+    "xglm": (
+        "xglm",
+        {"d_model": 64, "ffn_dim": 128, "num_layers": 2, "attention_heads": 4, "vocab_size": VOCAB}
+        | {"max_position_embeddings": 512, **_SPECIAL_IDS, **_UNTIED},
     ),
 }
-"""Name → (model type, config) with the features of its family switched on, at a size where they matter.
+"""Name → (model type, config) with the features of its family switched on, at a size where they matter."""
 
-"""
-
-REFUSED = {"gpt_neo", "falcon-alibi"}
+REFUSED = {"xglm", "falcon-alibi"}
 """The first bypasses the attention interface, the other has positions that our attention does not know."""
 
 
 def config_of(variant: str, **overrides: Any) -> Any:
     """The config of that variant."""
     model_type, settings = VARIANTS[variant]
-    return AutoConfig.for_model(
-        model_type, **copy.deepcopy(settings | overrides)
-    )  # configs edit what they get
+    settings = copy.deepcopy(settings | overrides)  # configs edit what they are given
+    return AutoConfig.for_model(model_type, **settings)
 
 
 def make(folder: Path, variant: str = "llama", seed: int = 0, **overrides: Any) -> Path:

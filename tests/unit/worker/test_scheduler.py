@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from models.step import Sampling
 from tests.support.scheduling import Lab, expected, sequence
-from worker.scheduler import Refused
+from worker.scheduler import MOST_PASSED, Refused
 from worker.script import EOS
 from worker.sequence import Sequence
 
@@ -70,7 +70,7 @@ def test_prompts_are_prefilled_in_chunks_and_the_token_after_the_last_is_sampled
 
 
 def test_short_prompts_share_a_prefill_step() -> None:
-    lab = Lab(prefill_batch=4, slots=8, num_blocks=200)
+    lab = Lab(prefill_batch=4, prefill_chunk=32, slots=8, num_blocks=200)
     lab.admit(*(sequence(i, prompt(8, i), 2) for i in range(4)))
     batch = lab.step()
     assert batch is not None
@@ -193,20 +193,170 @@ def test_who_starts_leaves_the_running_room_to_grow() -> None:
     assert opened == [0, 1, 2], "nobody was started only to be preempted"
 
 
+class TestPrefixes:
+    """What is in the cache is taken from there; a hit never covers the last token, and salts never meet."""
+
+    def started(self, lab: Lab, each: Sequence, salt: str = "") -> int:
+        """Where the first step of the sequence begins."""
+        seen = len(lab.batches)
+        lab.admit(each, salt=salt)
+        lab.drain()
+        return lab.batches[seen].step.rows[0].start
+
+    def test_a_known_prompt_is_not_run_again_but_for_its_last_block(self) -> None:
+        lab = Lab()
+        assert self.started(lab, sequence(0, prompt(21), 5)) == 0
+        assert self.started(lab, sequence(1, prompt(21), 5)) == 20
+        assert self.started(lab, sequence(2, prompt(20), 5)) == 16, "its last token must run"
+        assert self.started(lab, sequence(3, [*prompt(9), 1, 2, 3], 5)) == 8
+        assert (lab.scheduler.hit_tokens, lab.scheduler.prompt_tokens) == (44, 74)
+
+    def test_the_next_turn_of_a_chat_finds_what_was_generated(self) -> None:
+        lab = Lab()
+        first = sequence(0, prompt(10), 12)
+        self.started(lab, first)
+        assert self.started(lab, sequence(1, [*first.prompt, *first.output, 97, 98], 5)) == 20
+
+    def test_salts_share_nothing(self) -> None:
+        lab = Lab()
+        assert self.started(lab, sequence(0, prompt(21), 5), salt="ann") == 0
+        assert self.started(lab, sequence(1, prompt(21), 5), salt="bob") == 0
+        assert self.started(lab, sequence(2, prompt(21), 5), salt="ann") == 20
+
+    def test_those_who_share_a_prefix_run_side_by_side(self) -> None:
+        lab = Lab(num_blocks=24)
+        lab.admit(sequence(0, prompt(21), 12))
+        for _ in range(5):
+            lab.step()
+        crowd = [sequence(i, [*prompt(20), 100 + i], 12) for i in (1, 2, 3)]
+        lab.admit(*crowd)
+        lab.drain()
+        assert lab.scheduler.hit_tokens == 60
+        for each in crowd:
+            assert lab.given[each.seq] == expected(each, 12)
+
+    def test_a_preempted_sequence_finds_its_own_blocks_again(self) -> None:
+        lab = Lab(num_blocks=17)
+        lab.admit(*(sequence(i, prompt(10, i), 40) for i in range(4)))
+        lab.drain()
+        assert lab.scheduler.hit_tokens > 0
+
+    def test_it_can_be_switched_off(self) -> None:
+        lab = Lab(prefix_cache=False)
+        assert self.started(lab, sequence(0, prompt(21), 5)) == 0
+        assert self.started(lab, sequence(1, prompt(21), 5)) == 0
+
+
+class TestScores:
+    """A prompt's log-probabilities come from steps of their own, each token once."""
+
+    @pytest.mark.parametrize("length", [1, 2, 8, 9, 21])
+    @pytest.mark.parametrize("depth", [1, 2])
+    def test_every_token_but_the_first_is_scored(self, length: int, depth: int) -> None:
+        lab = Lab(depth=depth)
+        lab.admit(sequence(0, prompt(length), 3), sequence(1, prompt(12, 1), 3))
+        lab.drain()
+        lab.admit(sequence(2, prompt(length), 3, prompt_logprobs=True), sequence(3, prompt(12, 1), 3))
+        lab.drain()
+        assert lab.given[2] == lab.given[0]
+        assert len(lab.scores.get(2, [])) == length - 1
+        assert len(set(lab.scores.get(2, []))) == min(length - 1, 16), "each position has its own"
+
+    def test_a_scored_sequence_that_is_preempted_gives_its_scores_once(self) -> None:
+        lab = Lab(num_blocks=17)
+        lab.admit(*(sequence(i, prompt(10, i), 40, prompt_logprobs=True) for i in range(4)))
+        lab.drain()
+        assert sum(len(batch.opened) for batch in lab.batches) > 4, "somebody was preempted"
+        assert {seq: len(scores) for seq, scores in lab.scores.items()} == dict.fromkeys(range(4), 9)
+
+
+class TestOrder:
+    """First come, first served; who fits may pass who does not, but not for ever."""
+
+    def fill(self, lab: Lab) -> None:
+        """Two that hold most of the pool for long."""
+        lab.admit(sequence(0, prompt(30), 20), sequence(1, prompt(30, 1), 20))
+        lab.step()
+
+    def test_a_small_one_passes_a_big_one_that_does_not_fit(self) -> None:
+        lab = Lab(num_blocks=24)
+        self.fill(lab)
+        lab.admit(sequence(2, prompt(40, 2), 2), sequence(3, prompt(3, 3), 2))
+        lab.drain()
+        assert lab.left.index(3) < lab.left.index(2)
+
+    def test_a_big_one_is_passed_only_so_often(self) -> None:
+        lab = Lab(num_blocks=16, slots=8)
+        lab.admit(sequence(0, prompt(8), 2))
+        lab.step()
+        lab.admit(sequence(1, prompt(40, 1), 20))
+        for number in range(2, 200):  # there are always small ones about
+            lab.admit(sequence(number, prompt(6, number), 12))
+            lab.step()
+        passed = lab.scheduler._waiting[0].passed if 1 not in lab.left else 0
+        lab.drain()
+        assert passed <= MOST_PASSED
+        assert lab.left.index(1) < 40
+
+
+@pytest.mark.parametrize("layout", ["gather", "flat"])
+@pytest.mark.parametrize("depth", [2, 3])
+def test_steps_launched_ahead_change_no_token(layout: str, depth: int) -> None:
+    def run(depth: int, **changes: str) -> dict[int, list[int]]:
+        lab = Lab(depth=depth, num_blocks=24, **changes)
+        lab.admit(*(sequence(i, [*prompt(4 * i), *b"!eos@7"], 9 + i) for i in range(8)))
+        lab.drain()
+        return lab.given
+
+    assert run(depth, layout=layout) == run(1)
+
+
+def test_a_step_ahead_of_one_that_raised_is_run_again() -> None:
+    lab = Lab(depth=3, num_blocks=100)
+    others = [sequence(i, prompt(6 + i, i), 10) for i in (0, 2, 3)]
+    lab.admit(others[0], sequence(1, b"!raise@3", 10), *others[1:])
+    lab.drain()
+    assert len(lab.given[1]) == 3
+    for each in others:
+        assert lab.given[each.seq] == expected(each, 10)
+
+
+def test_a_flat_step_lists_no_more_blocks_than_its_bucket_whoever_shares_them() -> None:
+    lab = Lab(layout="flat", num_blocks=16, slots=4)
+    lab.admit(sequence(0, prompt(36), 2))
+    lab.drain()
+    crowd = [sequence(i, [*prompt(35), 100 + i], 16) for i in range(1, 5)]
+    lab.admit(*crowd)
+    lab.drain()
+    for each in crowd:
+        assert lab.given[each.seq] == expected(each, 16)
+    flat = [batch for batch in lab.batches if batch.step.bucket.phase == "decode"]
+    assert max(sum(len(row.blocks) for row in batch.step.rows) for batch in flat) > 8
+    turns = [[each.seq for each in batch.sequences] for batch in flat[2:]]
+    assert {seq for turn in turns for seq in turn} == {1, 2, 3, 4}
+
+
 class Chaos(RuleBasedStateMachine):
     """Anything in any order: books stay balanced, tokens right, and it always comes to an end."""
 
+    depth, layout = 1, "gather"
+
     def __init__(self) -> None:
         super().__init__()
-        self.lab = Lab(num_blocks=18, slots=3)
+        self.lab = Lab(num_blocks=18, slots=3, depth=self.depth, layout=self.layout)
         self.all: list[Sequence] = []
 
     @rule(
-        length=st.integers(1, 40), count=st.integers(1, 20), done=st.integers(0, 5), poison=st.integers(0, 9)
+        length=st.integers(1, 40),
+        alike=st.integers(0, 2),
+        count=st.integers(1, 20),
+        done=st.integers(0, 5),
+        poison=st.integers(0, 9),
+        scored=st.booleans(),
     )
-    def admit(self, length: int, count: int, done: int, poison: int) -> None:
-        words = list(b"!raise@2") if poison == 0 else prompt(length, len(self.all))
-        fresh = sequence(len(self.all), words, count)
+    def admit(self, length: int, alike: int, count: int, done: int, poison: int, scored: bool) -> None:
+        words = list(b"!raise@2") if poison == 0 else prompt(length, alike)
+        fresh = sequence(len(self.all), words, count, prompt_logprobs=scored)
         fresh.output += expected(fresh, min(done, count - 1))
         self.lab.admit(fresh)
         self.all.append(fresh)
@@ -242,7 +392,20 @@ class Chaos(RuleBasedStateMachine):
             assert poisoned or len(self.lab.given[each.seq]) == each.max_new_tokens
 
 
-TestChaos = Chaos.TestCase
-TestChaos.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+class Ahead(Chaos):
+    """The same with steps launched ahead."""
+
+    depth = 2
+
+
+class FlatAhead(Chaos):
+    """The same with blocks in one list."""
+
+    depth, layout = 3, "flat"
+
+
+TestChaos, TestAhead, TestFlatAhead = Chaos.TestCase, Ahead.TestCase, FlatAhead.TestCase
+for case in (TestChaos, TestAhead, TestFlatAhead):
+    case.settings = settings(
+        max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )

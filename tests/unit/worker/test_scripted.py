@@ -14,19 +14,18 @@ from worker.scripted import CannotLoad, ScriptBroken, ScriptedRunner, Settings, 
 
 PROMPT = list(b"hello")
 ROW = Row(slot=0, ids=PROMPT, start=0, blocks=(1, 2), sample=True, position=0)
+NEXT = replace(ROW, ids=(), start=5, position=1)
 
 
 @pytest.fixture
 def runner() -> ScriptedRunner:
-    opened = scripted_runner(limits())
+    opened = scripted_runner(limits(prefill_chunk=16))
     opened.open(0, PROMPT, [], Sampling())
     return opened
 
 
 def prefill(runner: ScriptedRunner, *rows: Row) -> Step:
-    bucket = runner.plan.prefill(
-        len(rows), max(len(row.ids) for row in rows), max(len(row.blocks) for row in rows)
-    )
+    bucket = runner.plan.prefill(sum(len(row.ids) for row in rows), sum(len(row.blocks) for row in rows))
     return Step(bucket, rows)
 
 
@@ -71,9 +70,8 @@ def test_the_tokenizer_reads_what_the_script_says(tmp_path: Path) -> None:
 
 
 def test_a_right_walk_passes_and_says_the_script(runner: ScriptedRunner) -> None:
-    (first,) = runner.launch(prefill(runner, ROW)).read()
-    row = Row(slot=0, ids=[first.id], start=5, blocks=(1, 2), sample=True, position=1)
-    (second,) = runner.launch(decode(runner, row)).read()
+    (first,) = runner.launch(prefill(runner, ROW)).read().sampled
+    (second,) = runner.launch(decode(runner, NEXT)).read().sampled
     assert [first.id, second.id] == say(PROMPT, Sampling(), 2)
 
 
@@ -82,8 +80,9 @@ def test_a_right_walk_passes_and_says_the_script(runner: ScriptedRunner) -> None
     [
         ({"slot": 1}, "slot 1 was not opened"),
         ({"ids": list(b"hallo")}, "other tokens"),
-        ({"ids": []}, "without tokens"),
+        ({"ids": []}, "a chunk without"),
         ({"sample": False}, "a token wanted"),
+        ({"targets": PROMPT[1:]}, "targets and no scores"),
         ({"ids": PROMPT[:3]}, "a token wanted"),
         ({"position": 1}, "position 1, but 0"),
         ({"blocks": (0, 1)}, "scratch"),
@@ -95,7 +94,7 @@ def test_a_right_walk_passes_and_says_the_script(runner: ScriptedRunner) -> None
 )
 def test_a_wrong_row_is_caught(runner: ScriptedRunner, wrong: dict[str, object], why: str) -> None:
     row = replace(ROW, **wrong)  # type: ignore[arg-type]
-    step = Step(runner.plan.prefill(1, 5, 2), (row,))
+    step = Step(runner.plan.prefill(5, 2), (row,))
     with pytest.raises(ScriptBroken, match=why):
         runner.launch(step)
 
@@ -106,17 +105,29 @@ def test_a_bucket_outside_the_plan_is_a_key_error(runner: ScriptedRunner) -> Non
 
 
 def test_a_row_that_does_not_fit_its_bucket_is_caught(runner: ScriptedRunner) -> None:
-    with pytest.raises(ScriptBroken, match="larger than its bucket"):
-        runner.launch(Step(runner.plan.decode(1, 2), (ROW,)))
+    with pytest.raises(ScriptBroken, match="larger than their bucket"):
+        runner.launch(Step(runner.plan.prefill(5, 2), (replace(ROW, ids=PROMPT * 9),)))
+
+
+def test_a_decode_row_of_a_slot_that_has_sampled_nothing_is_caught(runner: ScriptedRunner) -> None:
+    with pytest.raises(ScriptBroken, match="has sampled nothing"):
+        runner.launch(decode(runner, replace(NEXT, start=4, position=0)))
+
+
+def test_a_prompt_is_scored_in_a_score_step(runner: ScriptedRunner) -> None:
+    scored = replace(ROW, targets=PROMPT[1:])
+    outcome = runner.launch(Step(runner.plan.score(5, 2), (scored,))).read()
+    assert len(outcome.scores) == 4
+    with pytest.raises(ScriptBroken, match="not the next tokens"):
+        runner.launch(Step(runner.plan.score(5, 2), (replace(scored, targets=PROMPT[:4]),)))
 
 
 def test_a_block_that_somebody_else_wrote_over_is_caught(runner: ScriptedRunner) -> None:
-    (first,) = runner.launch(prefill(runner, ROW)).read()
+    runner.launch(prefill(runner, ROW)).read()
     runner.open(1, b"other", [], Sampling())
     runner.launch(prefill(runner, replace(ROW, slot=1, ids=list(b"other"), blocks=(2, 3)))).read()
-    row = Row(slot=0, ids=[first.id], start=5, blocks=(1, 2), sample=True, position=1)
     with pytest.raises(ScriptBroken, match="hold something else"):
-        runner.launch(decode(runner, row))
+        runner.launch(decode(runner, NEXT))
 
 
 def test_two_rows_that_write_one_block_are_caught(runner: ScriptedRunner) -> None:
