@@ -8,7 +8,7 @@ from typing import Any
 
 import transformers
 
-from models import falcon, mla
+from models import falcon, mla, rope
 from models.errors import ModelRefused
 
 Forward = Callable[..., Any]
@@ -107,6 +107,11 @@ def family_of(config: Any) -> Family:
         raise ModelRefused(
             f"{family.architecture} needs transformers {family.since} or newer, "
             f"installed is {transformers.__version__}: older ones bypass our attention"
+        )
+    if TRANSFORMERS < 5 and rope.unread(config):
+        raise ModelRefused(
+            f"this config.json was written by transformers 5: {transformers.__version__} would ignore its "
+            "rope_parameters; install transformers 5, or say the same by rope_theta and rope_scaling"
         )
     if reason := family.refusal(config):
         raise ModelRefused(f"this {family.architecture} is not served: {reason}")

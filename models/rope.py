@@ -17,6 +17,13 @@ def scaling_of(config: Any) -> dict[str, Any]:
     return getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
 
 
+def unread(config: Any) -> bool:
+    """Whether the config names a RoPE in transformers 5's words, which 4 keeps but does not act on."""
+    stated = dict(getattr(config, "rope_parameters", None) or {})
+    kind = stated.pop("rope_type", "default")
+    return kind != "default" or any(getattr(config, name, None) != value for name, value in stated.items())
+
+
 def settle(model: Any, longest: int, wanted: int) -> int:
     """Fix the frequencies for serving `wanted` tokens (0: nobody said); the longest sequence they are right for.
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,6 +88,22 @@ class TestRefused:
         monkeypatch.setattr(families, "TRANSFORMERS", 4)
         with pytest.raises(ModelRefused, match=r"needs transformers 5 or newer, installed is"):
             families.family_of(tiny.config_of(variant))
+
+    def test_a_rope_that_an_older_transformers_does_not_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(families, "TRANSFORMERS", 4)
+        config = SimpleNamespace(model_type="llama", architectures=None, rope_theta=500000.0)
+        for same in (None, {"rope_type": "default", "rope_theta": 500000.0}):
+            config.rope_parameters = same
+            assert families.family_of(config) is FAMILIES["llama"]
+        for other in (
+            {"rope_type": "default", "rope_theta": 10000.0},
+            {"rope_type": "linear", "factor": 2.0},
+        ):
+            config.rope_parameters = other
+            with pytest.raises(
+                ModelRefused, match=r"would ignore its rope_parameters; install transformers 5"
+            ):
+                families.family_of(config)
 
     def test_a_scale_that_an_older_transformers_does_not_tell(self, monkeypatch: pytest.MonkeyPatch) -> None:
         config = tiny.config_of("gpt2", scale_attn_by_inverse_layer_idx=True)
