@@ -20,9 +20,9 @@ from models.errors import ModelRefused
 from models.families import Family, family_of
 from models.forward import Forward
 from models.limits import choose_limits
-from models.plan import plan_buckets
+from models.planner import plan_buckets
 from models.runner import PagedRunner, Parts
-from models.sampler import History, Sampler
+from models.sampler import Sampler, check_vocab
 from models.step import LoadSpec, ModelInfo, Progress
 
 _DTYPE_ARGUMENT = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
@@ -126,23 +126,21 @@ def _describe(
 
 def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, device: Cpu) -> PagedRunner:
     """Allocate the pools before anything is captured, and put the parts together."""
+    exact = torch.promote_types(pools.dtype, torch.float32)
     try:
+        check_vocab(info.vocab_size)
         limits = choose_limits(spec, info.max_position, pools.bytes_per_block, device)
         plan = plan_buckets(limits)
     except ValueError as error:
         raise ModelRefused(str(error)) from error
     try:
         pools.allocate(limits.num_blocks, limits.block_size, device.torch)
-        history = History.empty(limits.slots, info.vocab_size, device.torch)
+        sampler = Sampler(limits.slots, info.vocab_size, info.eos_ids, exact, device.torch)
     except RuntimeError as error:  # torch has no narrower one for "out of memory" on every device
         size = limits.num_blocks * pools.bytes_per_block(limits.block_size) / 2**30
         raise ModelRefused(
             f"no memory for KV pools of {size:.1f} GiB: lower kv_blocks or slots ({error})"
         ) from error
-    is_eos = torch.zeros(info.vocab_size, dtype=torch.bool, device=device.torch)
-    is_eos[list(info.eos_ids)] = True
-    exact = torch.promote_types(pools.dtype, torch.float32)
-    tokens = torch.zeros(limits.slots + 1, dtype=torch.int64, device=device.torch)
-    forward = Forward(model, tokens, limits.block_size, limits.layout)
-    parts = Parts(forward, pools, Sampler(history, is_eos, exact), device)
+    forward = Forward(model, sampler.tokens, limits.block_size, limits.layout)
+    parts = Parts(forward, pools, sampler, device)
     return PagedRunner(info, plan, parts, spec.depth or device.depth)

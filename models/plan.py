@@ -7,7 +7,6 @@ feasible shape of each phase is always covered, so that no step the scheduler ma
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
 from typing import Literal, get_args
 
@@ -111,7 +110,7 @@ class Limits:
         if phase != "decode":
             return self.blocks_of(x) <= y
         if self.layout == "flat":
-            return x <= y
+            return x <= y <= x * self.max_blocks
         return x + y - 1 <= self.usable_blocks
 
 
@@ -205,43 +204,3 @@ class Plan:
     def _first(self, phase: Phase, x: int, blocks: int) -> Bucket | None:
         """The first in order of cost: a scan of some dozen buckets, with nothing to keep in step."""
         return next((bucket for bucket in self._by_cost[phase] if bucket.covers(x, blocks)), None)
-
-
-DEFAULT_BUCKETS = 64
-"""Most buckets of a plan: where the padding saved by another bucket no longer pays for its warm-up."""
-
-SMALLEST_QUERY = 16
-"""Tokens of the shortest prefill bucket: below this a launch costs the same."""
-
-FACTORS = (2, 4, 8, 16, 64, 1 << 30)
-"""Factors between neighbouring rungs of a phase's two ladders, finest first."""
-
-
-def plan_buckets(limits: Limits, most: int = DEFAULT_BUCKETS) -> Plan:
-    """The plan of at most `most` buckets (>= 3), spread geometrically."""
-    shares: tuple[tuple[Phase, int], ...] = (
-        ("score", most // 8),
-        ("decode", most // 2),
-        ("prefill", most // 3),
-    )
-    return Plan(limits, tuple(bucket for phase, share in shares for bucket in _grid(limits, phase, share)))
-
-
-def _grid(limits: Limits, phase: Phase, most: int) -> Iterable[Bucket]:
-    """The finest grid of at most `most` buckets, or the one that covers all."""
-    top_x, top_y = limits.most(phase)
-    floor = 1 if phase == "decode" else min(SMALLEST_QUERY, top_x)
-    for factor in FACTORS:
-        corners = [(x, y) for x in _ladder(floor, top_x, factor) for y in _ladder(1, top_y, factor)]
-        grid = [bucket_of(limits, phase, *corner) for corner in corners]
-        if len(grid) <= most:
-            return grid
-    return [bucket_of(limits, phase, top_x, top_y)]
-
-
-def _ladder(floor: int, top: int, factor: int) -> tuple[int, ...]:
-    """Rungs from `floor` or more up to `top`, each at most `factor` times the one below."""
-    rungs = [top]
-    while rungs[-1] > floor:
-        rungs.append(max(floor, -(-rungs[-1] // factor)))
-    return tuple(reversed(rungs))

@@ -133,7 +133,7 @@ class Engine:
         if settled.tokens:
             self.link.send(
                 frames.Stepped(
-                    outputs=[frames.Output(s.seq, token.id, token.logprob) for s, token in settled.tokens],
+                    outputs=[frames.Output(s.seq, t.id, t.logprob, t.top) for s, t in settled.tokens],
                     left=[sequence.seq for sequence in settled.ended],
                     free_slots=self.scheduler.free_slots,
                     free_blocks=self.scheduler.pool.free_blocks,
@@ -154,7 +154,7 @@ class Engine:
             prompt_logprobs=frame.prompt_logprobs,
         )
         try:
-            self.check_ids(frame.prompt + frame.output)
+            self.check_ids([*frame.prompt, *frame.output, *(token for token, _ in frame.params.logit_bias)])
             self.scheduler.admit(sequence, frame.salt)
         except Refused as error:
             self.link.send(frames.SequenceFailed(seq=frame.seq, error=str(error), error_type="validation"))

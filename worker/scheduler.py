@@ -76,6 +76,11 @@ class Scheduler:
         return len(self._slots)
 
     @property
+    def waiting(self) -> int:
+        """Sequences that hold no slot yet."""
+        return len(self._waiting)
+
+    @property
     def busy(self) -> bool:
         """Whether anything is left to run or to settle."""
         return bool(self._running or self._waiting)

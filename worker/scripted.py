@@ -16,7 +16,8 @@ from itertools import chain
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from models.plan import Bucket, Limits, Plan, plan_buckets
+from models.plan import Bucket, Limits, Plan
+from models.planner import plan_buckets
 from models.step import LoadSpec, ModelInfo, Outcome, Progress, Row, Sampled, Sampling, Step
 from worker.script import EOS, VOCAB_SIZE, Script, write_tokenizer
 

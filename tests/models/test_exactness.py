@@ -100,7 +100,7 @@ def test_sampled_tokens_do_not_depend_on_the_company(model_of: Callable[[str], P
             seed=9, do_sample=True, typical_p=0.8, min_p=0.01, frequency_penalty=0.5, presence_penalty=-0.3
         ),
         Sampling(),
-        Sampling(repetition_penalty=1.5, min_new_tokens=4),
+        Sampling(repetition_penalty=1.5, min_new_tokens=4, logit_bias=((9, 2.5), (11, -100.0))),
         Sampling(seed=7, choice=1, do_sample=True),
     ]
     work = list(zip(prompts()[: len(settings)], settings, strict=True))

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.captured import Eager, Programs
 from models.load import load
@@ -17,6 +16,7 @@ from models.plan import Bucket
 from models.runner import PagedRunner
 from models.step import LoadSpec, Outcome, Row, Sampling, Step
 from tests.models.drive import Reference, drive, quiet, runner_of, sequence
+from tests.models.signatures import Signatures
 from tests.support import tiny
 
 Maker = Callable[[str], Path]
@@ -31,26 +31,6 @@ def row(ids: list[int], blocks: list[int], **fields: Any) -> Row:
     return Row(
         **({"slot": 0, "ids": ids, "start": 0, "blocks": blocks, "sample": True, "position": 0} | fields)
     )
-
-
-class Signatures(TorchDispatchMode):
-    """Every operation's name, shapes, dtypes, strides and Python numbers: what a graph compiler would compile."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[object] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.add((str(func), self.of(args), self.of(sorted((kwargs or {}).items()))))
-        return func(*args, **(kwargs or {}))
-
-    def of(self, value: Any) -> object:
-        """What of a value a compiler would specialise on."""
-        if isinstance(value, torch.Tensor):
-            return tuple(value.shape), value.dtype, tuple(value.stride())
-        if isinstance(value, (list, tuple)):
-            return tuple(map(self.of, value))
-        return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
 
 
 class TestSealed:
@@ -124,7 +104,13 @@ def test_no_step_after_warm_up_brings_a_new_signature(variant: str, model_of: Ma
         runner.warm_up(quiet)
     warm = set(audit.seen)
     chance = random.Random(3)
-    kinds = [Sampling(), Sampling(seed=1, do_sample=True), Sampling(seed=2, do_sample=True, top_p=0.8)]
+    kinds = [
+        Sampling(),
+        Sampling(seed=1, do_sample=True),
+        Sampling(seed=2, do_sample=True, top_p=0.8),
+        Sampling(frequency_penalty=0.5, logit_bias=((5, 1.0),)),
+        Sampling(seed=3, do_sample=True, top_k=9, typical_p=0.9, top_n=3),
+    ]
     launch = runner.launch
 
     def audited(step: Step) -> Any:

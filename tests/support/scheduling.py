@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from models.plan import Limits, plan_buckets
+from models.plan import Limits
+from models.planner import plan_buckets
 from models.step import ModelInfo, Pending, Sampling
 from worker.scheduler import Batch, Scheduler
 from worker.script import EOS, VOCAB_SIZE, say

@@ -53,6 +53,18 @@ def test_a_resumed_sequence_says_only_what_is_new() -> None:
         assert sum(len(step.outputs) for step in talk.steps) == 8
 
 
+def test_the_likeliest_tokens_come_with_the_chosen_one_for_who_asked() -> None:
+    with engine() as talk:
+        talk.admit(0, b"three", 4, top_n=3)
+        talk.admit(1, b"none", 4)
+        talk.finish(0, 1)
+        outputs = [output for step in talk.steps for output in step.outputs]
+        for output in outputs:
+            assert len(output.top) == (3 if output.seq == 0 else 0)
+            assert output.top[:1] in ((), ((output.id, output.logprob),))
+        assert len(outputs) == 8
+
+
 def test_an_aborted_sequence_is_not_heard_of_again() -> None:
     with engine(slots=2) as talk:
         talk.admit(0, b"!slow=0.01", 4000)
@@ -102,8 +114,10 @@ def test_what_cannot_run_is_refused_with_a_sentence(prompt: bytes, count: int, w
 def test_a_token_the_model_does_not_have_is_refused() -> None:
     with engine() as talk:
         talk.admit(0, b"x", 5, output=[260])
-        talk.finish(0)
-        assert "token ids must lie in [0, 260)" in talk.failed[0].error
+        talk.admit(1, b"x", 5, logit_bias=((260, 1.0),))
+        talk.finish(0, 1)
+        for seq in (0, 1):
+            assert "token ids must lie in [0, 260)" in talk.failed[seq].error
 
 
 def test_a_runner_on_which_every_step_raises_ends_the_engine() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.plan import LAYOUTS, PHASES, Limits, OutsidePlan, plan_buckets
+from models.plan import LAYOUTS, PHASES, Limits, OutsidePlan
+from models.planner import plan_buckets
 from tests.support.scheduling import limits
 
 
@@ -65,7 +66,7 @@ def test_beyond_the_limits_there_is_no_bucket() -> None:
 def test_the_digest_tells_plans_apart() -> None:
     assert plan_buckets(limits()).digest == plan_buckets(limits()).digest
     assert plan_buckets(limits()).digest != plan_buckets(limits(num_blocks=21)).digest
-    assert plan_buckets(limits()).digest != plan_buckets(limits(), most=4).digest
+    assert plan_buckets(limits()).digest != plan_buckets(limits(), graphs=4).digest
 
 
 @pytest.mark.parametrize(
