@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from models import attention, hub
+from models import attention, hub, moe, rope
 from models.cache import KvPools
 from models.cost import MACHINES, CostModel, shape_of
 from models.devices import Cpu, device_of, dtype_of
@@ -41,7 +42,8 @@ def load(spec: LoadSpec, progress: Progress) -> PagedRunner:
     model = _read_weights(files.folder, config, dtype)
     pools = KvPools(adopt(model, family), dtype)
     progress("load", 1, 1)
-    info = _describe(spec, files, model, family, device)
+    longest = rope.settle(model, getattr(model.config, family.positions), spec.max_total_tokens)
+    info = _describe(spec, files, model, family, device, longest)
     return _assemble(spec, info, model, pools, device)
 
 
@@ -84,6 +86,9 @@ def adopt(model: Any, family: Family) -> dict[torch.nn.Module, Any]:
     for module in model.modules():
         if hasattr(getattr(module, "config", None), "_attn_implementation"):
             module.config._attn_implementation = attention.NAME
+        if (forward := family.forwards.get(type(module).__name__)) is not None:
+            module.forward = MethodType(forward, module)
+    moe.make_static(model)
     ids = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
     with attention.probing() as calls:
         model(input_ids=ids, position_ids=torch.arange(2, device=model.device)[None], use_cache=False)
@@ -97,7 +102,9 @@ def adopt(model: Any, family: Family) -> dict[torch.nn.Module, Any]:
     return shapes
 
 
-def _describe(spec: LoadSpec, files: hub.Files, model: Any, family: Family, device: Cpu) -> ModelInfo:
+def _describe(
+    spec: LoadSpec, files: hub.Files, model: Any, family: Family, device: Cpu, longest: int
+) -> ModelInfo:
     config = model.config
     ends = model.generation_config.eos_token_id
     ends = config.eos_token_id if ends is None else ends
@@ -109,7 +116,7 @@ def _describe(spec: LoadSpec, files: hub.Files, model: Any, family: Family, devi
         dtype=str(model.dtype).removeprefix("torch."),
         vocab_size=config.vocab_size,
         eos_ids=() if ends is None else tuple(ends) if isinstance(ends, list) else (ends,),
-        max_position=getattr(config, family.positions),
+        max_position=longest,
         parameters=sum(weight.numel() for weight in model.parameters()),
         extra={
             "architecture": family.architecture,

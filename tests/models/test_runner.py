@@ -84,7 +84,10 @@ class TestSealed:
                 programs["double"].run(**wrong)
 
 
-@pytest.mark.parametrize("variant", ["llama", pytest.param("gemma2", marks=pytest.mark.full)])
+AUDITED = ("gemma2", "mixtral", "gpt_oss", "falcon-40b", "deepseek_v3")
+
+
+@pytest.mark.parametrize("variant", ["llama", *(pytest.param(v, marks=pytest.mark.full) for v in AUDITED)])
 def test_no_step_after_warm_up_brings_a_new_signature(variant: str, model_of: Maker) -> None:
     """What a compiling device would compile, it has compiled in warm-up: over 16 mixed requests, nothing is new."""
     spec = LoadSpec(
