@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,11 +35,15 @@ class History:
         self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling
     ) -> dict[str, Tensor]:
         """The inputs of `write`, made on the host: of one shape, however many tokens the sequence has."""
-        seen = self._counted(prompt).clamp_(max=1) + 2 * self._counted(output)
-        bias = torch.zeros(1, self.bias.shape[1], dtype=self.bias.dtype)
+        vocab = self.bias.shape[1]
+        seen = 2 * np.bincount(np.array(output, np.int64), minlength=vocab).astype(np.int32)
+        seen[np.array(prompt, np.int64)] += 1  # once, however often it is there
+        bias = np.zeros(vocab)
         for token, value in sampling.logit_bias:
-            bias[0, token] = value
-        return {"slot": torch.tensor([slot]), "seen": seen[None].to(torch.int32), "bias": bias}
+            bias[token] = value
+        rows = {"slot": np.array([slot]), "seen": seen[None], "bias": bias[None]}
+        tensors = {name: torch.from_numpy(row) for name, row in rows.items()}
+        return tensors | {"bias": tensors["bias"].to(self.bias.dtype)}
 
     def edited(
         self, logits: Tensor, slots: Tensor, repetition: Tensor, frequency: Tensor, presence: Tensor
@@ -62,6 +67,3 @@ class History:
         """Count the tokens so many times (0 or 1, int32) in the outputs of their slots; all are [B, 1]."""
         index = slots * self.seen.shape[1] + tokens
         self._seen.index_add_(0, index[:, 0], 2 * times[:, 0])
-
-    def _counted(self, tokens: Sequence[int]) -> Tensor:
-        return torch.bincount(torch.tensor(tokens, dtype=torch.int64), minlength=self.seen.shape[1])

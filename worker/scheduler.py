@@ -69,6 +69,8 @@ class Scheduler:
         self.pool = BlockPool(self.limits.num_blocks, self.limits.block_size)
         self.hit_tokens = self.prompt_tokens = 0
         """Tokens of started sequences that were found in the prefix cache, and all of them."""
+        self.preemptions = 0
+        """Times that a sequence gave up its blocks for an older one."""
         self._eos = frozenset(eos_ids)
         self._identity, self._prefix_cache = identity, prefix_cache
         self._histogram = Histogram() if histogram is None else histogram
@@ -288,6 +290,7 @@ class Scheduler:
             elif self._in_flight:
                 return False
             else:
+                self.preemptions += 1
                 self._preempt(self._running[-1])
         return True
 

@@ -75,13 +75,17 @@ class Driver:
     def run(self, sequences: Sequence[Running], joins: Callable[[int], int] = lambda index: 0) -> None:
         """Run all to their end, sequence i joining at step joins(i)."""
         waiting = list(enumerate(sequences))
-        self.logprobs |= {each: [] for each in sequences}
         step = 0
         while waiting or self.scheduler.busy:
             while waiting and joins(waiting[0][0]) <= step:
-                self.scheduler.admit(waiting.pop(0)[1])
+                self.admit(waiting.pop(0)[1])
             self.step()
             step += 1
+
+    def admit(self, each: Running) -> None:
+        """Take one more in."""
+        self.logprobs[each] = []
+        self.scheduler.admit(each)
 
     def step(self) -> None:
         """Launch one, and settle one if no more may be launched."""
@@ -95,7 +99,6 @@ class Driver:
             batch, pending = self._launched.popleft()
             for each, token in self.scheduler.settle(batch, pending.read()).tokens:
                 self.logprobs[each].append(token.logprob)
-
 
 def drive(
     runner: PagedRunner, sequences: Sequence[Running], joins: Callable[[int], int] = lambda index: 0

@@ -14,9 +14,8 @@ from models.captured import Eager, Programs
 from models.load import load
 from models.plan import Bucket
 from models.runner import PagedRunner
-from models.step import LoadSpec, Outcome, Row, Sampling, Step
+from models.step import LoadSpec, Outcome, Row, Step
 from tests.models.drive import Reference, drive, quiet, runner_of, sequence
-from tests.models.signatures import Signatures
 from tests.support import tiny
 
 Maker = Callable[[str], Path]
@@ -82,55 +81,6 @@ class TestSealed:
         for wrong in ({"x": torch.ones(3)}, {"x": torch.ones(2).int()}, {"y": torch.ones(2)}):
             with pytest.raises(ValueError, match="double"):
                 programs["double"].run(**wrong)
-
-
-AUDITED = ("gemma2", "mixtral", "gpt_oss", "falcon-40b", "deepseek_v3")
-
-
-@pytest.mark.parametrize("variant", ["llama", *(pytest.param(v, marks=pytest.mark.full) for v in AUDITED)])
-def test_no_step_after_warm_up_brings_a_new_signature(variant: str, model_of: Maker) -> None:
-    """What a compiling device would compile, it has compiled in warm-up: over 16 mixed requests, nothing is new."""
-    spec = LoadSpec(
-        model_id=str(model_of(variant)),
-        slots=4,
-        kv_blocks=25,
-        max_total_tokens=96,
-        prefill_chunk=32,
-        prefill_batch=2,
-    )
-    runner = load(spec, quiet)
-    audit = Signatures()
-    with audit:
-        runner.warm_up(quiet)
-    warm = set(audit.seen)
-    chance = random.Random(3)
-    kinds = [
-        Sampling(),
-        Sampling(seed=1, do_sample=True),
-        Sampling(seed=2, do_sample=True, top_p=0.8),
-        Sampling(frequency_penalty=0.5, logit_bias=((5, 1.0),)),
-        Sampling(seed=3, do_sample=True, top_k=9, typical_p=0.9, top_n=3),
-    ]
-    launch = runner.launch
-
-    def audited(step: Step) -> Any:
-        with audit:
-            return launch(step)
-
-    runner.launch = audited  # type: ignore[method-assign]
-    drive(
-        runner,
-        [
-            sequence(
-                [chance.randrange(3, tiny.VOCAB) for _ in range(chance.randint(1, 70))],
-                chance.randint(1, 20),
-                chance.choice(kinds),
-            )
-            for _ in range(16)
-        ],
-        joins=lambda index: index,
-    )
-    assert audit.seen - warm == set()
 
 
 def test_a_prompt_is_scored_by_steps_of_its_own(model_of: Maker) -> None:

@@ -18,7 +18,7 @@ from models.noise import gumbel, noise_bits, row_key
 from models.ranks import likeliest
 from models.sampler import MOST_TOKENS, MOST_TOP_N, Sampler, check_vocab, inputs_of, report
 from models.step import Row, Sampled, Sampling
-from tests.models.signatures import Signatures
+from tests.models.audit import Signatures
 
 SLOTS, EOS = 4, 2
 CPU = torch.device("cpu")
