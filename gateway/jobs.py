@@ -120,8 +120,8 @@ class JobWait(Waiting):
         if self._timer is not None:
             self._timer.cancel()
         if self._once.acquire(blocking=False):
-            self.gateway.hub.close(self)
             self.gateway.chore(self._look)
+            self.gateway.hub.close(self)  # last: a drain ends when the hub is empty and the chores are done
 
     def _look(self) -> None:
         try:

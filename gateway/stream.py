@@ -31,9 +31,9 @@ class Waiting(Subscriber):
 
     def gone(self) -> None:
         """The client has left: its job is cancelled if the request was bound to the connection."""
-        self.gateway.hub.close(self)
         if self.bound:
             self.gateway.cancel_soon(self.job_id)
+        self.gateway.hub.close(self)  # last: a drain ends when the hub is empty and the chores are done
 
     def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         """Send the whole answer, and listen no more."""

@@ -120,8 +120,8 @@ class Whole(Waiting):
                 self.answer(*failure(event))
 
     def _succeed(self, done: Done) -> None:
-        self.gateway.hub.close(self)
         self.gateway.chore(lambda: self._send(done))
+        self.gateway.hub.close(self)  # last: a drain ends when the hub is empty and the chores are done
 
     def _send(self, done: Done) -> None:
         generation = self._generation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,10 +138,10 @@ def _packed(rows: Sequence[Row], bucket: Bucket, size: int) -> Arrays:
 
 
 def _gather(rows: Sequence[Row], bucket: Bucket, limits: Limits) -> Arrays:
-    _check(bucket, len(rows), len(rows), max((len(row.blocks) for row in rows), default=0))
+    joined, counts = _joined(rows)
+    _check(bucket, len(rows), len(rows), int(counts.max(initial=0)))
     tables = np.zeros((bucket.batch, bucket.blocks), np.int64)
-    for number, row in enumerate(rows):
-        tables[number, : len(row.blocks)] = row.blocks
+    tables[: len(rows)][np.arange(bucket.blocks) < counts[:, None]] = joined
     return _tokens(rows, bucket, limits) | {"tables": tables}
 
 
@@ -167,16 +168,23 @@ def _tokens(rows: Sequence[Row], bucket: Bucket, limits: Limits) -> Arrays:
 
 def _listed(rows: Sequence[Row], bucket: Bucket, size: int) -> Arrays:
     """The blocks of all rows in one list, whose they are (of padding: nobody's), and where each begins."""
-    arrays = {name: np.zeros(bucket.blocks, np.int64) for name in ("blocks", "block_owners", "firsts")}
-    arrays["block_owners"][:] = bucket.batch
-    at = 0
-    for number, row in enumerate(rows):
-        end = at + len(row.blocks)
-        arrays["blocks"][at:end] = row.blocks
-        arrays["block_owners"][at:end] = number
-        arrays["firsts"][at:end] = np.arange(0, len(row.blocks) * size, size)
-        at = end
-    return arrays
+    joined, counts = _joined(rows)
+    blocks, firsts = np.zeros((2, bucket.blocks), np.int64)
+    owners = np.full(bucket.blocks, bucket.batch)
+    total = len(joined)
+    blocks[:total] = joined
+    owners[:total] = np.repeat(np.arange(len(rows)), counts)
+    firsts[:total] = size * (np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts))
+    return {"blocks": blocks, "block_owners": owners, "firsts": firsts}
+
+
+def _joined(rows: Sequence[Row]) -> tuple[Ints, Ints]:
+    """All block tables one after another, and the length of each; a loop over blocks would cost more than the step."""
+    joined = array("q")
+    for row in rows:
+        joined.extend(row.blocks)
+    counts = np.fromiter((len(row.blocks) for row in rows), np.int64, len(rows))
+    return np.frombuffer(joined, np.int64) if joined else np.zeros(0, np.int64), counts
 
 
 def _check(bucket: Bucket, rows: int, tokens: int, blocks: int) -> None:

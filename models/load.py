@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -12,16 +13,18 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from models import attention, hub
+from models import attention, hub, moe, rope
 from models.cache import KvPools
+from models.cost import MACHINES, CostModel, shape_of
 from models.devices import Cpu, device_of, dtype_of
 from models.errors import ModelRefused
 from models.families import Family, family_of
 from models.forward import Forward
+from models.histogram import Histogram
 from models.limits import choose_limits
-from models.planner import plan_buckets
+from models.planner import DEFAULT_GRAPHS, plan_buckets
 from models.runner import PagedRunner, Parts
-from models.sampler import History, Sampler
+from models.sampler import Sampler, check_vocab
 from models.step import LoadSpec, ModelInfo, Progress
 
 _DTYPE_ARGUMENT = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
@@ -39,7 +42,8 @@ def load(spec: LoadSpec, progress: Progress) -> PagedRunner:
     model = _read_weights(files.folder, config, dtype)
     pools = KvPools(adopt(model, family), dtype)
     progress("load", 1, 1)
-    info = _describe(spec, files, model, family, device)
+    longest = rope.settle(model, getattr(model.config, family.positions), spec.max_total_tokens)
+    info = _describe(spec, files, model, family, device, longest)
     return _assemble(spec, info, model, pools, device)
 
 
@@ -82,6 +86,9 @@ def adopt(model: Any, family: Family) -> dict[torch.nn.Module, Any]:
     for module in model.modules():
         if hasattr(getattr(module, "config", None), "_attn_implementation"):
             module.config._attn_implementation = attention.NAME
+        if (forward := family.forwards.get(type(module).__name__)) is not None:
+            module.forward = MethodType(forward, module)
+    moe.make_static(model)
     ids = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
     with attention.probing() as calls:
         model(input_ids=ids, position_ids=torch.arange(2, device=model.device)[None], use_cache=False)
@@ -95,7 +102,9 @@ def adopt(model: Any, family: Family) -> dict[torch.nn.Module, Any]:
     return shapes
 
 
-def _describe(spec: LoadSpec, files: hub.Files, model: Any, family: Family, device: Cpu) -> ModelInfo:
+def _describe(
+    spec: LoadSpec, files: hub.Files, model: Any, family: Family, device: Cpu, longest: int
+) -> ModelInfo:
     config = model.config
     ends = model.generation_config.eos_token_id
     ends = config.eos_token_id if ends is None else ends
@@ -107,7 +116,7 @@ def _describe(spec: LoadSpec, files: hub.Files, model: Any, family: Family, devi
         dtype=str(model.dtype).removeprefix("torch."),
         vocab_size=config.vocab_size,
         eos_ids=() if ends is None else tuple(ends) if isinstance(ends, list) else (ends,),
-        max_position=getattr(config, family.positions),
+        max_position=longest,
         parameters=sum(weight.numel() for weight in model.parameters()),
         extra={
             "architecture": family.architecture,
@@ -117,25 +126,38 @@ def _describe(spec: LoadSpec, files: hub.Files, model: Any, family: Family, devi
     )
 
 
+def costs_of(info: ModelInfo, model: Any, device: Cpu) -> CostModel:
+    """What its launches cost on this device, as far as that can be known before they run."""
+    size = model.dtype.itemsize
+    return CostModel(MACHINES[device.name], shape_of(model.config.to_dict(), info.parameters, size))
+
+
+def counted(spec: LoadSpec) -> Histogram:
+    """The shapes that earlier runs counted; none where there is no file yet."""
+    if not spec.histogram or not Path(spec.histogram).exists():
+        return Histogram()
+    return Histogram.load(Path(spec.histogram))
+
+
 def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, device: Cpu) -> PagedRunner:
     """Allocate the pools before anything is captured, and put the parts together."""
+    exact = torch.promote_types(pools.dtype, torch.float32)
     try:
+        check_vocab(info.vocab_size)
         limits = choose_limits(spec, info.max_position, pools.bytes_per_block, device)
-        plan = plan_buckets(limits)
+        plan = plan_buckets(
+            limits, spec.graphs or DEFAULT_GRAPHS, costs_of(info, model, device), counted(spec)
+        )
     except ValueError as error:
         raise ModelRefused(str(error)) from error
     try:
         pools.allocate(limits.num_blocks, limits.block_size, device.torch)
-        history = History.empty(limits.slots, info.vocab_size, device.torch)
+        sampler = Sampler(limits.slots, info.vocab_size, info.eos_ids, exact, device.torch)
     except RuntimeError as error:  # torch has no narrower one for "out of memory" on every device
         size = limits.num_blocks * pools.bytes_per_block(limits.block_size) / 2**30
         raise ModelRefused(
             f"no memory for KV pools of {size:.1f} GiB: lower kv_blocks or slots ({error})"
         ) from error
-    is_eos = torch.zeros(info.vocab_size, dtype=torch.bool, device=device.torch)
-    is_eos[list(info.eos_ids)] = True
-    exact = torch.promote_types(pools.dtype, torch.float32)
-    tokens = torch.zeros(limits.slots + 1, dtype=torch.int64, device=device.torch)
-    forward = Forward(model, tokens, limits.block_size, limits.layout)
-    parts = Parts(forward, pools, Sampler(history, is_eos, exact), device)
+    forward = Forward(model, sampler.tokens, limits.block_size, limits.layout)
+    parts = Parts(forward, pools, sampler, device)
     return PagedRunner(info, plan, parts, spec.depth or device.depth)

@@ -1,7 +1,8 @@
-"""The sampler's noise: a hash of (seed, choice, position, token), the same number on every device.
+"""The sampler's noise: a hash of (seed, choice, position, token), the same 32 bits on every device.
 
 Half of it is plain Python (64 bits per row and step), half is int32 tensor arithmetic (32 bits per token), where
-multiplication wraps and a shift is made logical by a mask.
+multiplication wraps and a shift is made logical by a mask. A device's logarithm may round the noise differently in
+the last place, as its kernels do the logits.
 """
 
 from __future__ import annotations
@@ -31,19 +32,28 @@ def _signed(word: int) -> int:
     return word - (1 << 32) if word >= 1 << 31 else word
 
 
-def _mix32(x: Tensor) -> Tensor:
-    """A bijection of int32 with little bias (Wellons' lowbias32)."""
+def _mix32_(x: Tensor) -> Tensor:
+    """A bijection of int32 with little bias (Wellons' lowbias32), in place."""
     for shift, keep, factor in ((16, 0xFFFF, 0x7FEB352D), (15, 0x1FFFF, -0x7B935975)):
-        x = x ^ ((x >> shift) & keep)
-        x = x * factor
-    return x ^ ((x >> 16) & 0xFFFF)
+        x ^= (x >> shift).bitwise_and_(keep)
+        x *= factor
+    x ^= (x >> 16).bitwise_and_(0xFFFF)
+    return x
+
+
+def noise_bits(keys: Tensor, vocab_size: int) -> Tensor:
+    """32 random bits [B, V] int32 from keys [B, 2] int32."""
+    token = torch.arange(vocab_size, dtype=torch.int32, device=keys.device)[None, :]
+    bits = _mix32_(token ^ keys[:, :1])
+    bits += keys[:, 1:]
+    return _mix32_(bits)
 
 
 def gumbel(keys: Tensor, vocab_size: int) -> Tensor:
     """Standard Gumbel noise [B, V] in float32 from keys [B, 2] int32; argmax(logits + noise) draws from softmax."""
-    token = torch.arange(vocab_size, dtype=torch.int32, device=keys.device)[None, :]
-    bits = _mix32(_mix32(token ^ keys[:, :1]) + keys[:, 1:])
-    high, low = ((bits >> 16) & 0xFFFF).float(), (bits & 0xFFFF).float()
+    bits = noise_bits(keys, vocab_size)
     # The upper tail decides an argmax: u near 0 keeps its relative precision, so the tail is finer than 2^-24.
-    u = (high * 2.0**-16 + (low + 0.5) * 2.0**-32).clamp_max(1 - 2.0**-24)
-    return -torch.log(-torch.log1p(-u))
+    u = (bits & 0xFFFF).float().add_(0.5).mul_(2.0**-32)
+    u += (bits >> 16).bitwise_and_(0xFFFF).float().mul_(2.0**-16)
+    u.clamp_max_(1 - 2.0**-24)
+    return u.neg_().log1p_().neg_().log_().neg_()

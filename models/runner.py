@@ -14,30 +14,31 @@ from models import forward, sampler
 from models.cache import KvPools
 from models.captured import Programs
 from models.devices import Cpu
+from models.levels import LEVELS, Part, edits, level_of
 from models.plan import Bucket, Plan
-from models.sampler import Level, Sampler
-from models.step import ModelInfo, Outcome, Progress, Row, Sampled, Sampling, Step
+from models.sampler import Sampler
+from models.step import ModelInfo, Outcome, Progress, Row, Sampling, Step
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A step on its way: the ids and log-probabilities of all rows, and which of them were asked for."""
+    """A step on its way: what the sampler chose for all rows, and which of them were asked for."""
 
-    ids: Tensor
-    logprobs: Tensor
-    wanted: tuple[int, ...]
+    chosen: Tensor | None
+    """None: no token was wanted."""
+    wanted: tuple[tuple[int, int], ...]
+    """(row, how many of the likeliest tokens to report)."""
     scores: Tensor | None = None
     """Of a score step, [T]: the log-probabilities of its row's targets, then of padding."""
     scored: int = 0
 
     def read(self) -> Outcome:
         """Wait for the device. FloatingPointError if a number that was asked for is NaN."""
-        ids, logprobs = (self.ids.tolist(), self.logprobs.tolist()) if self.wanted else ([], [])
-        sampled = [Sampled(ids[row], logprobs[row]) for row in self.wanted]
-        scores = [] if self.scores is None else self.scores[: self.scored].tolist()
-        if any(math.isnan(number) for number in (*(each.logprob for each in sampled), *scores)):
-            raise FloatingPointError("the model computed NaN: serve it in bfloat16 or float32")
-        return Outcome(sampled, scores)
+        chosen = [] if self.chosen is None else self.chosen.tolist()
+        scores = [] if self.scores is None else self.scores.tolist()[: self.scored]
+        if any(map(math.isnan, scores)):
+            raise FloatingPointError(sampler.IS_NAN)
+        return Outcome([sampler.report(chosen[row], top_n) for row, top_n in self.wanted], scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Parts:
 
 
 class PagedRunner:
-    """Forward and sampler as two tables of programs: by bucket, and by (batch, level)."""
+    """Forward and sampler as tables of programs: by bucket, by (batch, level), and one that opens a slot."""
 
     def __init__(self, info: ModelInfo, plan: Plan, parts: Parts, depth: int = 1) -> None:
         self.info = info
@@ -59,7 +60,8 @@ class PagedRunner:
         self.plan = plan
         self._parts = parts
         self._forwards: Programs[Bucket] = Programs(parts.device.strategy())
-        self._samplers: Programs[tuple[int, Level]] = Programs(parts.device.strategy())
+        self._samplers: Programs[tuple[int, Part]] = Programs(parts.device.strategy())
+        self._openers: Programs[str] = Programs(parts.device.strategy())
         self._seconds: dict[Bucket, float] = {}
         self._sampling: dict[int, float] = {}
         self._open: dict[int, Sampling] = {}
@@ -67,7 +69,7 @@ class PagedRunner:
     @property
     def compilations(self) -> int:
         """Programs built since warm-up: 0, or the plan was left."""
-        return self._forwards.since_seal + self._samplers.since_seal
+        return self._forwards.since_seal + self._samplers.since_seal + self._openers.since_seal
 
     def seconds(self, bucket: Bucket) -> float:
         """How long that bucket took in warm-up, forward and samplers; KeyError outside the plan."""
@@ -80,8 +82,10 @@ class PagedRunner:
         for done, bucket in enumerate(buckets):
             progress("warm-up", done, len(buckets))
             self._seconds[bucket] = self._build(bucket)
+        self._build_opener()
         self._forwards.seal()
         self._samplers.seal()
+        self._openers.seal()
         progress("warm-up", len(buckets), len(buckets))
 
     def _build(self, bucket: Bucket) -> float:
@@ -92,25 +96,33 @@ class PagedRunner:
         logits, *_ = self._forwards[bucket].run(**inputs)
         seconds = time.perf_counter() - started
         if bucket.batch not in self._sampling:
-            self._sampling[bucket.batch] = sum(self._build_sampler(level, logits) for level in Level)
+            self._sampling[bucket.batch] = sum(self._build_sampler(level, logits) for level in LEVELS)
         return seconds + self._sampling[bucket.batch]
 
-    def _build_sampler(self, level: Level, logits: Tensor) -> float:
+    def _build_sampler(self, level: Part, logits: Tensor) -> float:
         """Capture and execute the sampler of a level for logits of this batch; seconds."""
         batch = len(logits)
-        inputs = self._sampler_inputs((), level, batch)
+        inputs = self._sampler_inputs((), batch)
         fixed = self._on_device(inputs) | {"logits": torch.zeros_like(logits)}
         self._samplers.build((batch, level), self._parts.sampler.planned(level), fixed)
         started = time.perf_counter()
         self._samplers[batch, level].run(logits=logits, **inputs)
         return time.perf_counter() - started
 
+    def _build_opener(self) -> None:
+        """Capture and execute the program that opens a slot, on the scratch slot."""
+        history = self._parts.sampler.history
+        inputs = history.rows_of(self.plan.limits.slots, (), (), Sampling())
+        self._openers.build("open", history.write, self._on_device(inputs))
+        self._openers["open"].run(**inputs)
+
     @torch.inference_mode()
     def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:
         """Give `slot` to a sequence: its sampling, and what penalties count (prompt and output so far)."""
         self._open[slot] = sampling
-        if sampler.penalises(sampling):
-            self._parts.sampler.history.open(slot, prompt, output)
+        if edits(sampling):
+            rows = self._parts.sampler.history.rows_of(slot, prompt, output, sampling)
+            self._openers["open"].run(**rows)
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Launched:
@@ -118,32 +130,28 @@ class PagedRunner:
         program = self._forwards[step.bucket]
         logits, *rest = program.run(**forward.inputs_of(step.rows, step.bucket, self.plan.limits))
         wanted = tuple(index for index, row in enumerate(step.rows) if row.sample)
-        ids, logprobs = self._choose(step, logits, wanted) if wanted else (logits, logits)
+        chosen = self._choose(step, logits, wanted) if wanted else None
         scores = rest[0] if rest else None
-        return Launched(ids, logprobs, wanted, scores, sum(len(row.targets) for row in step.rows))
+        top = tuple((index, self._open[step.rows[index].slot].top_n) for index in wanted)
+        return Launched(chosen, top, scores, sum(len(row.targets) for row in step.rows))
 
-    def _choose(self, step: Step, logits: Tensor, wanted: tuple[int, ...]) -> tuple[Tensor, ...]:
+    def _choose(self, step: Step, logits: Tensor, wanted: Sequence[int]) -> Tensor:
         rows = [(row, self._open[row.slot]) for row in step.rows]
-        level = max(sampler.level_of(rows[index][1], rows[index][0].position) for index in wanted)
-        batch, scratch = step.bucket.batch, self.plan.limits.slots
-        ids, logprobs = self._samplers[batch, level].run(
-            logits=logits, **self._sampler_inputs(rows, level, batch)
-        )
-        slots = [row.slot if row.sample else scratch for row in step.rows]
-        slots += [scratch] * (batch - len(slots))
-        self._parts.forward.tokens.index_copy_(0, torch.tensor(slots), ids)
-        return ids, logprobs
+        level = level_of(rows[index] for index in wanted)
+        inputs = self._sampler_inputs(rows, step.bucket.batch)
+        (chosen,) = self._samplers[step.bucket.batch, level].run(logits=logits, **inputs)
+        return chosen
 
     def close(self) -> None:
         """Free the pools and the programs; the runner is of no use afterwards."""
         self._parts.pools.free()
         self._parts.forward.detach()
-        self._forwards, self._samplers = (Programs(self._parts.device.strategy()) for _ in range(2))
+        self._forwards, self._samplers, self._openers = (
+            Programs(self._parts.device.strategy()) for _ in range(3)
+        )
 
-    def _sampler_inputs(
-        self, rows: Sequence[tuple[Row, Sampling]], level: Level, batch: int
-    ) -> dict[str, Tensor]:
-        return sampler.inputs_of(rows, level, batch, self.plan.limits.slots, self._parts.sampler.dtype)
+    def _sampler_inputs(self, rows: Sequence[tuple[Row, Sampling]], batch: int) -> dict[str, Tensor]:
+        return sampler.inputs_of(rows, batch, self.plan.limits.slots, self._parts.sampler.dtype)
 
     def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self._parts.device.torch) for name, value in inputs.items()}

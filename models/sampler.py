@@ -1,173 +1,185 @@
 """Choosing tokens, over [B, V] in one pass of fixed shapes: no sort, no truncation, nothing read back by the host.
 
-Three planned levels, of which the host picks the lowest that a step needs. They agree: a row whose parameters are
-neutral gets the same token at every level, for each operation is then exact (x / 1, x - 0, where).
+The host picks the cheapest planned level (models/levels.py) that a step needs. They agree: a row whose parameters
+are neutral gets the same token at every level, for each operation is then exact (x / 1, x + 0).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from models.filters import filtered
+from models.captured import Outputs
+from models.filters import ALL, LOWEST, NEVER, filtered
+from models.history import History
+from models.levels import Part, bans_eos, edits, penalises
 from models.noise import gumbel, row_key
-from models.step import Row, Sampling
+from models.ranks import likeliest
+from models.step import Row, Sampled, Sampling
 
 TINY_TEMPERATURE = 1e-4
 """Below it a temperature would only overflow: the noise no longer reaches the second-likeliest token."""
+MOST_PENALTY = 1e4
+"""A repetition penalty beyond it, or below its inverse, would only overflow."""
+MOST_TOKENS = 1 << 24
+"""Ids travel to the host beside their log-probabilities, in float32, which is exact below this."""
+MOST_TOP_N = 20
+"""Tokens of a top-n report: OpenAI's most (TGI's is 5). A constant, so that any n is the same program."""
+
+IS_NAN = "the model computed NaN: serve it in bfloat16 or float32"
 
 
-class Level(IntEnum):
-    """How much of the sampler a step needs."""
-
-    GREEDY = 0
-    NOISE = 1
-    """Temperature and noise."""
-    FULL = 2
-    """Penalties, banned end-of-sequence tokens and filters as well."""
-
-
-def level_of(sampling: Sampling, position: int) -> Level:
-    """The lowest level that chooses this sequence's token at this position right."""
-    if penalises(sampling) or position < sampling.min_new_tokens:
-        return Level.FULL
-    if not sampling.do_sample:
-        return Level.GREEDY
-    filtered = sampling.top_k > 0 or sampling.top_p < 1 or sampling.typical_p < 1 or sampling.min_p > 0
-    return Level.FULL if filtered else Level.NOISE
-
-
-def penalises(sampling: Sampling) -> bool:
-    """Whether the tokens so far change this sequence's logits."""
-    return (
-        sampling.repetition_penalty != 1 or sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What penalties count, by slot; the last row is scratch, for rows that count nothing."""
-
-    prompt: Tensor
-    """[slots + 1, V] bool: the token is in the prompt."""
-    counts: Tensor
-    """[slots + 1, V] int32: how often it is in the output."""
-
-    @classmethod
-    def empty(cls, slots: int, vocab_size: int, device: torch.device) -> History:
-        """Nothing counted yet."""
-        shape = (slots + 1, vocab_size)
-        return cls(
-            torch.zeros(shape, dtype=torch.bool, device=device),
-            torch.zeros(shape, dtype=torch.int32, device=device),
+def check_vocab(vocab_size: int) -> None:
+    """ValueError, as a sentence, for a vocabulary whose ids the sampler could not report."""
+    if vocab_size > MOST_TOKENS:
+        raise ValueError(
+            f"a vocabulary of {vocab_size} tokens cannot be sampled: float32 holds ids below {MOST_TOKENS}"
         )
 
-    def open(self, slot: int, prompt: Sequence[int], output: Sequence[int]) -> None:
-        """Give the slot to a sequence with these tokens."""
-        self.prompt[slot].zero_()
-        self.counts[slot].zero_()
-        device = self.prompt.device
-        self.prompt[slot].index_fill_(0, torch.tensor(list(prompt), dtype=torch.int64, device=device), True)
-        tokens = torch.tensor(list(output), dtype=torch.int64, device=device)
-        self.counts[slot].index_add_(0, tokens, torch.ones_like(tokens, dtype=torch.int32))
 
-    def add(self, slots: Tensor, tokens: Tensor) -> None:
-        """Count one token per row, tokens [B] in slots [B]."""
-        flat = slots * self.counts.shape[1] + tokens
-        self.counts.view(-1).index_add_(0, flat, torch.ones_like(flat, dtype=torch.int32))
+Value = TypeVar("Value")
 
 
-Picker = Callable[[Row, Sampling, int], float | int | tuple[int, int]]
-"""What one row gives to an input; the last argument is the scratch slot."""
+class Floats(NamedTuple, Generic[Value]):
+    """The columns of the input `floats`: of one row on the host, each [B, 1] on the device."""
 
-_FLOATS: dict[str, Picker] = {
-    "temperature": lambda row, sampling, scratch: max(sampling.temperature, TINY_TEMPERATURE),
-    "top_p": lambda row, sampling, scratch: sampling.top_p,
-    "typical_p": lambda row, sampling, scratch: sampling.typical_p,
-    "min_p": lambda row, sampling, scratch: sampling.min_p,
-    "repetition_penalty": lambda row, sampling, scratch: sampling.repetition_penalty,
-    "frequency_penalty": lambda row, sampling, scratch: sampling.frequency_penalty,
-    "presence_penalty": lambda row, sampling, scratch: sampling.presence_penalty,
-}
-_OTHERS: dict[str, tuple[torch.dtype, Picker]] = {
-    "do_sample": (torch.bool, lambda row, sampling, scratch: sampling.do_sample),
-    "top_k": (torch.int64, lambda row, sampling, scratch: sampling.top_k),
-    "keys": (
-        torch.int32,
-        lambda row, sampling, scratch: row_key(sampling.seed, sampling.choice, row.position),
-    ),
-    "ban_eos": (torch.bool, lambda row, sampling, scratch: row.position < sampling.min_new_tokens),
-    "history": (torch.int64, lambda row, sampling, scratch: row.slot if penalises(sampling) else scratch),
-    "counted": (
-        torch.int64,
-        lambda row, sampling, scratch: row.slot if row.sample and penalises(sampling) else scratch,
-    ),
-}
-USED: dict[Level, tuple[str, ...]] = {
-    Level.GREEDY: (),
-    Level.NOISE: ("temperature", "do_sample", "keys"),
-    Level.FULL: (*_FLOATS, *_OTHERS),
-}
-"""The inputs that each level takes, besides the logits."""
+    temperature: Value
+    top_p: Value
+    lowest: Value
+    """log(min_p): the lowest score that stays."""
+    typical_p: Value
+    repetition: Value
+    frequency: Value
+    presence: Value
+
+
+class Ints(NamedTuple, Generic[Value]):
+    """The columns of the input `ints`, likewise."""
+
+    key_high: Value
+    key_low: Value
+    do_sample: Value
+    top_k: Value
+    ban_eos: Value
+    slot: Value
+    """Where the chosen token goes."""
+    past: Value
+    """The slot whose biases and counts apply."""
+    times: Value
+    """How often the token is counted there, 0 or 1."""
 
 
 def inputs_of(
-    rows: Sequence[tuple[Row, Sampling]], level: Level, batch: int, scratch: int, dtype: torch.dtype
+    rows: Sequence[tuple[Row, Sampling]], batch: int, scratch: int, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The level's inputs, each [batch] (keys: [batch, 2]); padding rows are greedy and count in the scratch slot."""
+    """The inputs of every level: floats [batch, 7], ints [batch, 8]; padding rows are greedy, in the scratch slot."""
     idle = Row(slot=scratch, ids=(), start=0, blocks=(), sample=False, position=0)
     padded = [*rows, *[(idle, Sampling())] * (batch - len(rows))]
-    inputs = {}
-    for name in USED[level]:
-        kind, pick = (dtype, _FLOATS[name]) if name in _FLOATS else _OTHERS[name]
-        inputs[name] = torch.tensor([pick(row, sampling, scratch) for row, sampling in padded], dtype=kind)
-    return inputs
+    return {
+        "floats": torch.tensor([_floats(sampling) for _, sampling in padded], dtype=dtype),
+        "ints": torch.tensor([_ints(row, sampling, scratch) for row, sampling in padded], dtype=torch.int32),
+    }
+
+
+def _floats(sampling: Sampling) -> Floats[float]:
+    return Floats(
+        temperature=max(sampling.temperature, TINY_TEMPERATURE),
+        top_p=sampling.top_p,
+        lowest=math.log(sampling.min_p) if sampling.min_p > 0 else LOWEST,
+        typical_p=sampling.typical_p,
+        repetition=min(max(sampling.repetition_penalty, 1 / MOST_PENALTY), MOST_PENALTY),
+        frequency=sampling.frequency_penalty,
+        presence=sampling.presence_penalty,
+    )
+
+
+def _ints(row: Row, sampling: Sampling, scratch: int) -> Ints[int]:
+    high, low = row_key(sampling.seed, sampling.choice, row.position) if sampling.do_sample else (0, 0)
+    return Ints(
+        key_high=high,
+        key_low=low,
+        do_sample=sampling.do_sample,
+        top_k=min(sampling.top_k or ALL, ALL),
+        ban_eos=bans_eos(sampling, row.position),
+        slot=row.slot if row.sample else scratch,
+        past=row.slot if edits(sampling) else scratch,
+        times=row.sample and penalises(sampling),
+    )
 
 
 class Sampler:
-    """The sampler of one model: `choose` is the planned function."""
+    """The sampler of one model, with its state by slot; the last slot is scratch."""
 
-    def __init__(self, history: History, is_eos: Tensor, dtype: torch.dtype) -> None:
-        self.history = history
-        self.is_eos = is_eos
-        """[V] bool: the tokens that end a sequence."""
+    def __init__(
+        self, slots: int, vocab_size: int, eos_ids: Sequence[int], dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.dtype = dtype
         """What it computes in: float32, or float64 where the model does."""
+        self.history = History(slots, vocab_size, dtype, device)
+        self.tokens = torch.zeros(slots + 1, dtype=torch.int64, device=device)
+        """[slots + 1]: the token chosen last, which the next decode step of the slot reads on the device."""
+        self._ban = torch.zeros(vocab_size, dtype=dtype, device=device)
+        self._ban[list(eos_ids)] = NEVER
 
-    def planned(self, level: Level) -> Callable[..., tuple[Tensor, Tensor]]:
-        """The function of a level: logits [B, V] and its inputs in; ids [B] and their log-probabilities [B] out."""
+    def planned(self, level: Part) -> Callable[..., Outputs]:
+        """The function of a level: logits [B, V] and its inputs in, one tensor out for `report` to read.
 
-        def choose(logits: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        [B, 2]: id and log-probability; with TOP_N [B, 2 + 2K]: also the K likeliest ids and theirs.
+        """
+
+        def choose(logits: Tensor, floats: Tensor, ints: Tensor) -> Outputs:
+            f: Floats[Tensor] = Floats(*torch.split(floats, 1, dim=1))
+            i: Ints[Tensor] = Ints(*torch.split(ints, 1, dim=1))
             logits = logits.to(self.dtype)
-            if level is Level.FULL:
-                logits = self._penalised(logits, inputs)
-            ids = logits.argmax(-1)
-            if level is not Level.GREEDY:
-                ids = torch.where(inputs["do_sample"], self._sampled(logits, level, inputs), ids)
-            if level is Level.FULL:
-                self.history.add(inputs["counted"], ids)
-            chosen = logits.gather(1, ids[:, None])[:, 0]
-            return ids, chosen - logits.logsumexp(-1)
+            if Part.EDIT in level:
+                logits = self._edited(logits, f, i)
+            ids = logits.argmax(-1, keepdim=True)
+            if Part.NOISE in level:
+                ids = torch.where(i.do_sample != 0, _drawn(logits, level, f, i), ids)
+            if Part.EDIT in level:
+                self.history.add(i.past, ids, i.times)
+            self.tokens.index_copy_(0, i.slot[:, 0].long(), ids[:, 0])
+            return (_reported(logits, ids, Part.TOP_N in level),)
 
         return choose
 
-    def _penalised(self, logits: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        counts = self.history.counts.index_select(0, inputs["history"])
-        seen = self.history.prompt.index_select(0, inputs["history"]) | (counts > 0)
-        penalty = inputs["repetition_penalty"][:, None]
-        repeated = torch.where(logits > 0, logits / penalty, logits * penalty)
-        logits = torch.where(seen, repeated, logits)
-        logits = logits - counts.to(self.dtype) * inputs["frequency_penalty"][:, None]
-        logits = logits - (counts > 0).to(self.dtype) * inputs["presence_penalty"][:, None]
-        return logits.masked_fill(inputs["ban_eos"][:, None] & self.is_eos, -torch.inf)
+    def _edited(self, logits: Tensor, f: Floats[Tensor], i: Ints[Tensor]) -> Tensor:
+        """The logits, made finite, with biases, penalties and bans."""
+        logits = logits.clamp_min(NEVER)
+        logits = self.history.edited(logits, i.past, f.repetition, f.frequency, f.presence)
+        logits += i.ban_eos.to(self.dtype) * self._ban
+        return logits
 
-    def _sampled(self, logits: Tensor, level: Level, inputs: dict[str, Tensor]) -> Tensor:
-        scores = logits / inputs["temperature"][:, None]
-        scores = scores - scores.amax(-1, keepdim=True)
-        if level is Level.FULL:
-            scores = filtered(scores, inputs["top_k"], inputs["top_p"], inputs["min_p"], inputs["typical_p"])
-        return (scores + gumbel(inputs["keys"], scores.shape[1]).to(self.dtype)).argmax(-1)
+
+def _drawn(logits: Tensor, level: Part, f: Floats[Tensor], i: Ints[Tensor]) -> Tensor:
+    """A token per row [B, 1] from the distribution that temperature and filters leave of the logits."""
+    scores = logits / f.temperature
+    scores -= scores.amax(-1, keepdim=True)
+    scores = filtered(scores, level, i.top_k, f.top_p, f.lowest, f.typical_p)
+    scores += gumbel(torch.cat([i.key_high, i.key_low], dim=1), scores.shape[1])
+    return scores.argmax(-1, keepdim=True)
+
+
+def _reported(logits: Tensor, ids: Tensor, top: bool) -> Tensor:
+    """What the host reads, in one tensor so that it is one copy: ids are exact in it, see MOST_TOKENS."""
+    logprobs = logits.log_softmax(-1)
+    columns = [ids, logprobs.gather(1, ids)]
+    if top:
+        best = likeliest(logits, min(MOST_TOP_N, logits.shape[1]))
+        columns += [best, logprobs.gather(1, best)]
+    return torch.cat([column.to(logits.dtype) for column in columns], dim=1)
+
+
+def report(chosen: Sequence[float], top_n: int) -> Sampled:
+    """One row of what a level gave; FloatingPointError if the model computed NaN."""
+    token, logprob, *top = chosen
+    if math.isnan(logprob):
+        raise FloatingPointError(IS_NAN)
+    half = len(top) // 2
+    pairs = zip(map(int, top[:half]), top[half:], strict=True)
+    possible = tuple(pair for pair in pairs if pair[1] > NEVER / 2)
+    return Sampled(int(token), logprob, possible[:top_n])

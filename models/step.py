@@ -29,6 +29,10 @@ class Sampling:
     presence_penalty: float = 0.0
     min_new_tokens: int = 0
     """The model's end-of-sequence ids cannot be chosen at positions below this."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(id, what is added to its logit), each id once; before penalties."""
+    top_n: int = 0
+    """How many of the likeliest tokens to report beside the chosen one, at most models.sampler.MOST_TOP_N."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +74,9 @@ class Sampled:
 
     id: int
     logprob: float
-    """Of that token under the model's own distribution (after penalties, before temperature and filters)."""
+    """Of that token under the model's own distribution (after bias and penalties, before temperature and filters)."""
+    top: tuple[tuple[int, float], ...] = ()
+    """(id, logprob) of the `top_n` likeliest tokens, likeliest first; fewer if fewer are possible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,12 @@ class LoadSpec:
     """How decode reads the KV blocks: gather or flat."""
     depth: int = 0
     """Steps in flight."""
+    graphs: int = 0
+    """Most buckets of the plan."""
+    histogram: str = ""
+    """File of the shapes that launches had: read for the plan, written with what is counted; empty: none."""
+    prefix_cache: bool = True
+    """Whether full blocks are found again by later prompts."""
     cache_dir: str = ""
     """Where files from the hub are kept; empty: huggingface_hub's own place."""
     offline: bool = False

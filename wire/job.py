@@ -48,6 +48,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Go on after an end-of-sequence token, as in vLLM."""
     min_new_tokens: int = 0
     """End-of-sequence tokens cannot be chosen before this many tokens."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit), [-100, 100], each id once; before the penalties."""
+    top_n: int = 0
+    """Report the n likeliest tokens beside each chosen one, 0 to 20; 0: none."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

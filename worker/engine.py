@@ -22,6 +22,7 @@ from worker.link import Link, LinkClosed, ToEngine
 from worker.options import Options, parse
 from worker.scheduler import Batch, Refused, Scheduler, Settled
 from worker.sequence import Sequence
+from worker.tally import Tally
 
 IDLE_TURN = 0.5
 """Seconds between two beats while there is nothing to run."""
@@ -49,9 +50,16 @@ class RunnerBroken(RuntimeError):
 class Engine:
     """The loop over one runner."""
 
-    def __init__(self, link: Link[ToEngine], beat: Beat, runner: Runner, patience: float) -> None:
-        self.link, self.beat, self.runner, self.patience = link, beat, runner, patience
-        self.scheduler = Scheduler(runner.plan, runner.info.eos_ids, runner.info.identity)
+    def __init__(self, link: Link[ToEngine], beat: Beat, runner: Runner, options: Options) -> None:
+        self.link, self.beat, self.runner, self.patience = link, beat, runner, options.patience
+        self.tally = Tally(options.spec.histogram)
+        self.scheduler = Scheduler(
+            runner.plan,
+            runner.info.eos_ids,
+            runner.info.identity,
+            options.spec.prefix_cache,
+            self.tally.histogram,
+        )
         self._sequences: dict[int, Sequence] = {}
         self._launched: deque[tuple[Batch, Pending]] = deque()
         self._steps = self._raises = 0
@@ -80,6 +88,8 @@ class Engine:
                         return False
             if self.scheduler.busy and self.link.backlog <= MOST_BACKLOG:
                 return True
+            if not self.scheduler.busy:
+                self.tally.save_sometimes()
             self.link.wait(IDLE_TURN)
 
     def launch(self, batch: Batch) -> bool:
@@ -133,7 +143,7 @@ class Engine:
         if settled.tokens:
             self.link.send(
                 frames.Stepped(
-                    outputs=[frames.Output(s.seq, token.id, token.logprob) for s, token in settled.tokens],
+                    outputs=[frames.Output(s.seq, t.id, t.logprob, t.top) for s, t in settled.tokens],
                     left=[sequence.seq for sequence in settled.ended],
                     free_slots=self.scheduler.free_slots,
                     free_blocks=self.scheduler.pool.free_blocks,
@@ -154,7 +164,7 @@ class Engine:
             prompt_logprobs=frame.prompt_logprobs,
         )
         try:
-            self.check_ids(frame.prompt + frame.output)
+            self.check_ids([*frame.prompt, *frame.output, *(token for token, _ in frame.params.logit_bias)])
             self.scheduler.admit(sequence, frame.salt)
         except Refused as error:
             self.link.send(frames.SequenceFailed(seq=frame.seq, error=str(error), error_type="validation"))
@@ -249,7 +259,9 @@ def serve(options: Options, link: Link[ToEngine]) -> int:
         return farewell(link, frames.LoadFailed(error=sentence(error)), EXIT_LOAD_FAILED)
     beat.mark(options.patience)
     link.send(ready(runner, time.monotonic() - began))
-    Engine(link, beat, runner, options.patience).run()
+    engine = Engine(link, beat, runner, options)
+    engine.run()
+    engine.tally.save()
     beat.rest()
     runner.close()
     return farewell(link, frames.Stopped(), EXIT_STOPPED)

@@ -89,6 +89,8 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     seq: int
     id: int
     logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """(id, logprob) of the likeliest tokens, as many as the job's `top_n`, likeliest first."""
 
 
 class Stepped(msgspec.Struct, frozen=True, tag="stepped", kw_only=True):

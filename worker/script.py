@@ -49,7 +49,7 @@ class Script:
         self._prompt = tuple(prompt)
         luck = (sampling.seed, sampling.choice) if sampling.do_sample else ()
         self._key = blake2b(repr((seed, luck, self._prompt)).encode(), digest_size=16).digest()
-        self._min_new_tokens = sampling.min_new_tokens
+        self._min_new_tokens, self._top_n = sampling.min_new_tokens, sampling.top_n
         self._phrases = self._endless()
         self._bytes = bytearray()
 
@@ -62,10 +62,15 @@ class Script:
     def token(self, position: int) -> Sampled:
         """What comes at this output position."""
         if self.directives.get("eos") == position >= self._min_new_tokens:
-            return Sampled(EOS, -0.125)
+            return Sampled(EOS, -0.125, self._top(EOS, -0.125))
         while len(self._bytes) <= position:
             self._bytes += next(self._phrases)
-        return Sampled(self._bytes[position], -(1 + position % 32) / 32)
+        logprob = -(1 + position % 32) / 32
+        return Sampled(self._bytes[position], logprob, self._top(self._bytes[position], logprob))
+
+    def _top(self, token: int, logprob: float) -> tuple[tuple[int, float], ...]:
+        """The chosen token and its neighbours, each a nat less likely than the last."""
+        return tuple(((token + i) % (EOS + 1), logprob - i) for i in range(self._top_n))
 
     def _endless(self) -> Iterator[bytes]:
         count = 0

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
+from models import mla
 from models.load import load
 from models.runner import PagedRunner
 from models.step import LoadSpec, Pending, Sampling
@@ -18,6 +20,20 @@ from worker.scheduler import Batch, Scheduler
 from worker.sequence import Sequence as Running
 
 DTYPE = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+
+
+class HostReads(TorchDispatchMode):
+    """Counts operations whose result's shape or value the host must wait for."""
+
+    names = ("nonzero", "_local_scalar_dense", "unique", "masked_select")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen += [str(func) for name in self.names if name in str(func)]
+        return func(*args, **(kwargs or {}))
 
 
 def quiet(stage: str, done: int, total: int) -> None:
@@ -59,13 +75,17 @@ class Driver:
     def run(self, sequences: Sequence[Running], joins: Callable[[int], int] = lambda index: 0) -> None:
         """Run all to their end, sequence i joining at step joins(i)."""
         waiting = list(enumerate(sequences))
-        self.logprobs |= {each: [] for each in sequences}
         step = 0
         while waiting or self.scheduler.busy:
             while waiting and joins(waiting[0][0]) <= step:
-                self.scheduler.admit(waiting.pop(0)[1])
+                self.admit(waiting.pop(0)[1])
             self.step()
             step += 1
+
+    def admit(self, each: Running) -> None:
+        """Take one more in."""
+        self.logprobs[each] = []
+        self.scheduler.admit(each)
 
     def step(self) -> None:
         """Launch one, and settle one if no more may be launched."""
@@ -90,6 +110,17 @@ def drive(
     return driver.logprobs
 
 
+def _mend(model: Any) -> None:
+    """What transformers gets wrong itself: 5's own experts take no float64; 4.55 has two mistakes in DeepSeek."""
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+    for module in model.modules():
+        if type(module).__name__ == "DeepseekV2Attention":
+            module.scaling = mla.softmax_scale(module.config)
+        elif type(module).__name__ == "DeepseekV3TopkRouter" and DTYPE == "torch_dtype":
+            module.register_forward_hook(lambda router, args, out: (out[0], out[1].double()))
+
+
 class Reference:
     """transformers' own model and `generate`, in float64."""
 
@@ -98,6 +129,7 @@ class Reference:
         self.model = auto.from_pretrained(
             folder, attn_implementation=attention, **{DTYPE: torch.float64}
         ).eval()
+        _mend(self.model)
 
     def greedy(self, prompt: Sequence[int], new: int) -> list[int]:
         """The `new` likeliest tokens after the prompt."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from models import falcon, families
 from models import load as loading
 from models.errors import ModelRefused
 from models.families import FAMILIES, Family
@@ -75,10 +78,40 @@ class TestRefused:
         folder = copy_of(model_of("llama"), tmp_path, architectures=["LlamaForSequenceClassification"])
         assert "LlamaForSequenceClassification is not supported" in refusal(folder)
 
-    def test_rope_that_looks_at_the_neighbours(self, tmp_path: Path, model_of: Maker) -> None:
-        dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-        folder = copy_of(model_of("llama"), tmp_path, rope_scaling=dynamic, rope_parameters=dynamic)
-        assert "RoPE scaling 'dynamic'" in refusal(folder)
+    def test_a_falcon_with_alibi(self, tmp_path: Path) -> None:
+        assert "its ALiBi positions are not supported" in refusal(tiny.make(tmp_path, "falcon-alibi"))
+
+    @pytest.mark.parametrize("variant", ["qwen2_moe", "stablelm", "gptj"])
+    def test_what_an_older_transformers_computes_without_us(
+        self, variant: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(families, "TRANSFORMERS", 4)
+        with pytest.raises(ModelRefused, match=r"needs transformers 5 or newer, installed is"):
+            families.family_of(tiny.config_of(variant))
+
+    def test_a_rope_that_an_older_transformers_does_not_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(families, "TRANSFORMERS", 4)
+        config = SimpleNamespace(model_type="llama", architectures=None, rope_theta=500000.0)
+        for same in (None, {"rope_type": "default", "rope_theta": 500000.0}):
+            config.rope_parameters = same
+            assert families.family_of(config) is FAMILIES["llama"]
+        for other in (
+            {"rope_type": "default", "rope_theta": 10000.0},
+            {"rope_type": "linear", "factor": 2.0},
+        ):
+            config.rope_parameters = other
+            with pytest.raises(
+                ModelRefused, match=r"would ignore its rope_parameters; install transformers 5"
+            ):
+                families.family_of(config)
+
+    def test_a_scale_that_an_older_transformers_does_not_tell(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = tiny.config_of("gpt2", scale_attn_by_inverse_layer_idx=True)
+        monkeypatch.setattr(families, "TRANSFORMERS", 5)
+        assert families.family_of(config) is FAMILIES["gpt2"]
+        monkeypatch.setattr(families, "TRANSFORMERS", 4)
+        with pytest.raises(ModelRefused, match=r"how to scale the scores; use 5 or newer"):
+            families.family_of(config)
 
     def test_a_missing_weight(self, tmp_path: Path, model_of: Maker) -> None:
         copy_of(model_of("llama"), tmp_path)
@@ -101,6 +134,17 @@ class TestRefused:
         """XGLM computes its attention by itself: put into the table, it is found out by the count of calls."""
         monkeypatch.setitem(FAMILIES, "xglm", Family("xglm", "XGLMForCausalLM", "num_layers"))
         assert "called our attention 0 times from 0 of its 2 layers" in refusal(tiny.make(tmp_path, "xglm"))
+
+    def test_half_of_the_layers_bypass_ours(self, monkeypatch: pytest.MonkeyPatch, model_of: Maker) -> None:
+        """Also where a forward of ours took the place of transformers'."""
+        attention = falcon.attention
+
+        def one_layer(module: Any, hidden: torch.Tensor, **kwargs: Any) -> Any:
+            return attention(module, hidden, **kwargs) if module.layer_idx else (hidden, None)
+
+        row = replace(FAMILIES["falcon"], forwards={"FalconAttention": one_layer})
+        monkeypatch.setitem(FAMILIES, "falcon", row)
+        assert "called our attention 1 times from 1 of its 2 layers" in refusal(model_of("falcon-40b"))
 
     @pytest.mark.parametrize(
         ("spec", "said"),

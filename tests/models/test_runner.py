@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.captured import Eager, Programs
 from models.load import load
 from models.plan import Bucket
 from models.runner import PagedRunner
-from models.step import LoadSpec, Outcome, Row, Sampling, Step
+from models.step import LoadSpec, Outcome, Row, Step
 from tests.models.drive import Reference, drive, quiet, runner_of, sequence
 from tests.support import tiny
 
@@ -31,26 +30,6 @@ def row(ids: list[int], blocks: list[int], **fields: Any) -> Row:
     return Row(
         **({"slot": 0, "ids": ids, "start": 0, "blocks": blocks, "sample": True, "position": 0} | fields)
     )
-
-
-class Signatures(TorchDispatchMode):
-    """Every operation's name, shapes, dtypes, strides and Python numbers: what a graph compiler would compile."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[object] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.add((str(func), self.of(args), self.of(sorted((kwargs or {}).items()))))
-        return func(*args, **(kwargs or {}))
-
-    def of(self, value: Any) -> object:
-        """What of a value a compiler would specialise on."""
-        if isinstance(value, torch.Tensor):
-            return tuple(value.shape), value.dtype, tuple(value.stride())
-        if isinstance(value, (list, tuple)):
-            return tuple(map(self.of, value))
-        return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
 
 
 class TestSealed:
@@ -102,46 +81,6 @@ class TestSealed:
         for wrong in ({"x": torch.ones(3)}, {"x": torch.ones(2).int()}, {"y": torch.ones(2)}):
             with pytest.raises(ValueError, match="double"):
                 programs["double"].run(**wrong)
-
-
-@pytest.mark.parametrize("variant", ["llama", pytest.param("gemma2", marks=pytest.mark.full)])
-def test_no_step_after_warm_up_brings_a_new_signature(variant: str, model_of: Maker) -> None:
-    """What a compiling device would compile, it has compiled in warm-up: over 16 mixed requests, nothing is new."""
-    spec = LoadSpec(
-        model_id=str(model_of(variant)),
-        slots=4,
-        kv_blocks=25,
-        max_total_tokens=96,
-        prefill_chunk=32,
-        prefill_batch=2,
-    )
-    runner = load(spec, quiet)
-    audit = Signatures()
-    with audit:
-        runner.warm_up(quiet)
-    warm = set(audit.seen)
-    chance = random.Random(3)
-    kinds = [Sampling(), Sampling(seed=1, do_sample=True), Sampling(seed=2, do_sample=True, top_p=0.8)]
-    launch = runner.launch
-
-    def audited(step: Step) -> Any:
-        with audit:
-            return launch(step)
-
-    runner.launch = audited  # type: ignore[method-assign]
-    drive(
-        runner,
-        [
-            sequence(
-                [chance.randrange(3, tiny.VOCAB) for _ in range(chance.randint(1, 70))],
-                chance.randint(1, 20),
-                chance.choice(kinds),
-            )
-            for _ in range(16)
-        ],
-        joins=lambda index: index,
-    )
-    assert audit.seen - warm == set()
 
 
 def test_a_prompt_is_scored_by_steps_of_its_own(model_of: Maker) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from models.histogram import Histogram
 from models.step import LoadSpec, Sampling
 from tests.support.engines import DEADLINE, Talk, engine
 from tests.support.processes import alive, until
@@ -44,6 +45,36 @@ def test_sequences_of_all_lengths_run_side_by_side() -> None:
         assert last.free_blocks == talk.ready.num_blocks - 1
 
 
+def test_steps_launched_ahead_give_the_same_tokens() -> None:
+    with engine("scripted?depth=2&step=0.001", slots=4) as talk:
+        prompts = {seq: b"!eos@%d prompt " % (3 + seq) * (1 + seq) for seq in range(12)}
+        for seq, prompt in prompts.items():
+            talk.admit(seq, prompt, 9)
+        talk.abort(5)
+        talk.finish(*(seq for seq in prompts if seq != 5))
+        for seq, prompt in prompts.items():
+            if seq != 5:
+                assert talk.tokens[seq] == say(prompt, GREEDY, min(9, 4 + seq))
+
+
+def test_a_prompt_is_scored_for_who_asked() -> None:
+    with engine() as talk:
+        talk.admit(0, b"score me, please", 3, scored=True)
+        talk.admit(1, b"but not me", 3)
+        talk.finish(0, 1)
+        assert {seq: len(scores) for seq, scores in talk.scores.items()} == {0: 15}
+
+
+def test_the_shapes_it_ran_are_kept_for_its_next_plan(tmp_path: Path) -> None:
+    path = tmp_path / "shapes.json"
+    with engine(histogram=str(path)) as talk:
+        talk.admit(0, b"count me", 3)
+        talk.finish(0)
+        assert talk.process.stop(DEADLINE) == EXIT_STOPPED
+    counted = Histogram.load(path)
+    assert (counted["prefill", 8, 1], counted["decode", 1, 1]) == (1, 2)
+
+
 def test_a_resumed_sequence_says_only_what_is_new() -> None:
     with engine() as talk:
         whole = say(b"again", Sampling(do_sample=True, seed=1), 20)
@@ -51,6 +82,18 @@ def test_a_resumed_sequence_says_only_what_is_new() -> None:
         talk.finish(0)
         assert talk.tokens[0] == whole
         assert sum(len(step.outputs) for step in talk.steps) == 8
+
+
+def test_the_likeliest_tokens_come_with_the_chosen_one_for_who_asked() -> None:
+    with engine() as talk:
+        talk.admit(0, b"three", 4, top_n=3)
+        talk.admit(1, b"none", 4)
+        talk.finish(0, 1)
+        outputs = [output for step in talk.steps for output in step.outputs]
+        for output in outputs:
+            assert len(output.top) == (3 if output.seq == 0 else 0)
+            assert output.top[:1] in ((), ((output.id, output.logprob),))
+        assert len(outputs) == 8
 
 
 def test_an_aborted_sequence_is_not_heard_of_again() -> None:
@@ -102,8 +145,10 @@ def test_what_cannot_run_is_refused_with_a_sentence(prompt: bytes, count: int, w
 def test_a_token_the_model_does_not_have_is_refused() -> None:
     with engine() as talk:
         talk.admit(0, b"x", 5, output=[260])
-        talk.finish(0)
-        assert "token ids must lie in [0, 260)" in talk.failed[0].error
+        talk.admit(1, b"x", 5, logit_bias=((260, 1.0),))
+        talk.finish(0, 1)
+        for seq in (0, 1):
+            assert "token ids must lie in [0, 260)" in talk.failed[seq].error
 
 
 def test_a_runner_on_which_every_step_raises_ends_the_engine() -> None:

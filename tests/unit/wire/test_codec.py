@@ -19,9 +19,10 @@ from wire.errors import NewerWireVersion
 from wire.events import STATE_OF, Cancelled, Done, Event, Expired, Failed, Resumed, Started, Token
 from wire.job import TERMINAL, Job, Result, SamplingParams, Usage
 
-JOB = Job(
-    id="j", model="m", params=SamplingParams(max_new_tokens=3, seed=2**64 - 1, stop=("«",)), ids=(1, 2**31)
+PARAMS = SamplingParams(
+    max_new_tokens=3, seed=2**64 - 1, stop=("«",), logit_bias=((7, -100.0), (9, 0.5)), top_n=5
 )
+JOB = Job(id="j", model="m", params=PARAMS, ids=(1, 2**31))
 USAGE = Usage.of(3, 4)
 EVENTS: list[Event] = [
     Token(seq=0, index=0, id=1, text="é", logprob=-0.5, special=False),
@@ -51,6 +52,14 @@ def test_fields_that_a_newer_writer_added_are_passed_over() -> None:
     assert decode_job(msgpack.packb(plain)) == JOB
     event = msgpack.unpackb(encode_event(EVENTS[0])) | {"invented": 1}
     assert decode_event(msgpack.packb(event)) == EVENTS[0]
+
+
+def test_a_record_of_before_a_parameter_existed_has_its_neutral_value() -> None:
+    plain = msgpack.unpackb(encode_job(JOB))
+    for name in ("logit_bias", "top_n"):
+        del plain["job"]["params"][name]
+    older = decode_job(msgpack.packb(plain)).params
+    assert older == msgspec.structs.replace(PARAMS, logit_bias=(), top_n=0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""How much of the sampler a step needs: its parts, and the few planned combinations of them. Integers only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntFlag
+
+from models.step import Row, Sampling
+
+
+class Part(IntFlag):
+    """What a sampler's program can do besides taking the likeliest token."""
+
+    EDIT = 1
+    """Add biases, apply penalties, ban end-of-sequence tokens."""
+    NOISE = 2
+    """Draw with temperature and min-p, which costs one comparison."""
+    TOP_K = 4
+    TOP_P = 8
+    TYPICAL = 16
+    TOP_N = 32
+    """Report the likeliest tokens."""
+
+
+GREEDY = Part(0)
+LEVELS: tuple[Part, ...] = (
+    GREEDY,
+    Part.EDIT,
+    Part.NOISE,
+    Part.EDIT | Part.NOISE | Part.TOP_N,
+    Part.NOISE | Part.TOP_P,
+    Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P,
+    Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P | Part.TYPICAL,
+    Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P | Part.TYPICAL | Part.TOP_N,
+)
+"""The planned programs, cheapest first; the last can do everything. One for each subset would be 64 to warm up."""
+
+
+def level_of(rows: Iterable[tuple[Row, Sampling]]) -> Part:
+    """The cheapest planned level that can do what all these rows ask for."""
+    parts = GREEDY
+    for row, sampling in rows:
+        parts |= parts_of(sampling, row.position)
+    return next(level for level in LEVELS if parts & ~level == 0)
+
+
+def parts_of(sampling: Sampling, position: int) -> Part:
+    """What this sequence's token at this position takes; without do_sample no filter applies."""
+    parts = GREEDY
+    if edits(sampling) or bans_eos(sampling, position):
+        parts |= Part.EDIT
+    if sampling.top_n:
+        parts |= Part.TOP_N
+    if not sampling.do_sample:
+        return parts
+    parts |= Part.NOISE
+    if sampling.top_k:
+        parts |= Part.TOP_K
+    if sampling.top_p < 1:
+        parts |= Part.TOP_P
+    if sampling.typical_p < 1:
+        parts |= Part.TYPICAL
+    return parts
+
+
+def edits(sampling: Sampling) -> bool:
+    """Whether this sequence has a bias or penalties: state in its slot."""
+    return bool(sampling.logit_bias) or penalises(sampling)
+
+
+def penalises(sampling: Sampling) -> bool:
+    """Whether the tokens so far change this sequence's logits."""
+    return (
+        sampling.repetition_penalty != 1 or sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
+    )
+
+
+def bans_eos(sampling: Sampling, position: int) -> bool:
+    """Whether the sequence may not end at this position yet."""
+    return position < sampling.min_new_tokens
