@@ -33,12 +33,20 @@ def test_faster_machines_are_faster() -> None:
     assert by_speed == sorted(by_speed, reverse=True)
 
 
-def test_families_name_their_sizes_differently() -> None:
-    shape = shape_of(
-        {"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257, "multi_query": True}, 5, 2
-    )
-    assert (shape.layers, shape.head_dim, shape.kv_heads, shape.parameters) == (12, 64, 1, 5)
-    assert shape.kv_bytes == 2 * 12 * 64 * 2
+@pytest.mark.parametrize(
+    ("config", "width"),
+    [
+        ({"multi_query": True}, 2 * 64),
+        ({"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 4}, 2 * 4 * 64),
+        ({"num_key_value_heads": 3, "head_dim": 80}, 2 * 3 * 80),
+        ({"kv_lora_rank": 512, "qk_rope_head_dim": 64}, 576),
+        ({}, 2 * 12 * 64),
+    ],
+)
+def test_families_keep_different_widths_of_a_token(config: dict[str, int], width: int) -> None:
+    shape = shape_of({"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257, **config}, 5, 2)
+    assert (shape.layers, shape.parameters, shape.kv_width) == (12, 5, width)
+    assert shape.kv_bytes == 12 * width * 2
 
 
 def test_a_dtype_nobody_knows_is_refused() -> None:
