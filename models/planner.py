@@ -31,7 +31,7 @@ little beside the logits. They count as any other bucket does."""
 MOST_SCORE = 4
 """Score buckets of the largest plan."""
 
-OWN_TRAFFIC, SHIPPED_TRAFFIC, NO_TRAFFIC = 0.1, 0.3, 1.0
+OWN_TRAFFIC, SHIPPED_TRAFFIC, NO_TRAFFIC = 0.1, 0.5, 1.0
 """Share of the flat prior in the expected traffic, by where the histogram comes from. A plan for a histogram alone
 may cost many times more on the same traffic with another seed; a tenth of prior costs a few percent of the gain."""
 
