@@ -100,6 +100,7 @@ class Driver:
             for each, token in self.scheduler.settle(batch, pending.read()).tokens:
                 self.logprobs[each].append(token.logprob)
 
+
 def drive(
     runner: PagedRunner, sequences: Sequence[Running], joins: Callable[[int], int] = lambda index: 0
 ) -> dict[Running, list[float]]:
