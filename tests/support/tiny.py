@@ -156,6 +156,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "falcon",
         _FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2, "parallel_attn": True, "bias": True},
     ),
+    "falcon-11b": (
+        "falcon",
+        _FALCON
+        | {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1, "bias": False},
+    ),
     "falcon-serial": ("falcon", _FALCON | {"multi_query": False, "parallel_attn": False, "bias": True}),
     "falcon-alibi": ("falcon", _FALCON | {"alibi": True}),
     "deepseek_v2": ("deepseek_v2", _LATENT | {"topk_method": "group_limited_greedy"}),
