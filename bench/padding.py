@@ -25,7 +25,15 @@ from models.planner import SHIPPED_TRAFFIC, plan_buckets
 MEMORY = {"gaudi2": 96e9, "gaudi3": 128e9}
 """Bytes of each card's memory; 0.9 of it less the weights, and 0.9 of that, is KV cache, as vLLM divides it."""
 
-SCENES = (("sharegpt", 0.7), ("sharegpt", 1.0), ("rag", 0.7), ("rag", 1.0), ("chat", 0.7), ("chat", 1.0), ("light", 0.02))
+SCENES = (
+    ("sharegpt", 0.7),
+    ("sharegpt", 1.0),
+    ("rag", 0.7),
+    ("rag", 1.0),
+    ("chat", 0.7),
+    ("chat", 1.0),
+    ("light", 0.02),
+)
 """(traffic, share of the rate that saturates the server)."""
 
 PLANNED, SCORED = 1, 2
@@ -197,7 +205,9 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="+", type=int, default=[8192, 32768])
     options = parser.parse_args()
     less: dict[str, list[float]] = {name: [] for name in COLUMNS[1:] if name != "TGI"}
-    print("waste %: exp lin pad TGI; then per cent less padding than exp: lin, pad, and ours with N, N/2, N/4 graphs,")
+    print(
+        "waste %: exp lin pad TGI; then per cent less padding than exp: lin, pad, and ours with N, N/2, N/4 graphs,"
+    )
     for machine in options.machines:
         for length in options.lengths:
             case = case_of(machine, length, options.requests)
@@ -210,7 +220,9 @@ def main() -> None:
                 for each, value in saved.items():
                     less[each].append(value)
                 misses = sum(scores[each].misses for each in ("exp", "lin", "pad"))
-                print(f"{name:9}@{load:4.2f} {waste} | {' '.join(f'{v:6.1f}' for v in saved.values())} | {misses}")
+                print(
+                    f"{name:9}@{load:4.2f} {waste} | {' '.join(f'{v:6.1f}' for v in saved.values())} | {misses}"
+                )
     print("\nper cent less than exp, min / median / max")
     for each, values in less.items():
         print(f"{each:7} {min(values):7.1f} {statistics.median(values):7.1f} {max(values):7.1f}")

@@ -125,7 +125,9 @@ def _vllm(
         for context in contexts:
             edge = context == contexts[-1] and server.length >= LONG_CONTEXT
             blocks = (server.length - query) // BLOCK if edge else context
-            if blocks <= math.ceil((server.length - 1) / BLOCK) and query <= min(server.length, server.budget):
+            if blocks <= math.ceil((server.length - 1) / BLOCK) and query <= min(
+                server.length, server.budget
+            ):
                 prefill.add((query, blocks))
     decode = {(b, min(n, b * server.longest)) for b in batches for n in totals if b <= n}
     return Peer(name, tuple(sorted(prefill)), tuple(sorted(decode)))

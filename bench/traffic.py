@@ -65,7 +65,10 @@ def chat(rng: np.random.Generator, count: int, longest: int) -> list[Request]:
     while len(found) < count:
         history, turns = int(rng.integers(100, longest // 8)), 1 + int(rng.geometric(1 / (longest / 1024)))
         for turn in range(turns):
-            said, answer = int(_lognormal(rng, 1, 50, 1.0, 2, 1500)[0]), int(_lognormal(rng, 1, 220, 0.8, 1, 1024)[0])
+            said, answer = (
+                int(_lognormal(rng, 1, 50, 1.0, 2, 1500)[0]),
+                int(_lognormal(rng, 1, 220, 0.8, 1, 1024)[0]),
+            )
             if history + said + answer > longest:
                 break
             kept = turn > 0 and rng.random() < 0.9

@@ -67,7 +67,9 @@ class Histogram(Mapping[Shape, int]):
         try:
             document = json.loads(path.read_bytes())
         except ValueError as error:
-            raise HistogramBroken(f"the histogram {path} is not JSON ({error}): remove it to start anew") from error
+            raise HistogramBroken(
+                f"the histogram {path} is not JSON ({error}): remove it to start anew"
+            ) from error
         if not isinstance(document, dict) or document.get("version") != VERSION:
             raise HistogramBroken(
                 f"the histogram {path} is not of version {VERSION}: remove it, or use the Sagrada that wrote it"

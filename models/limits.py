@@ -13,7 +13,7 @@ BLOCK_SIZE = 16
 MAX_TOTAL_TOKENS = 4096
 """Longest sequence that is served unasked: a longer plan would warm up for long on a CPU."""
 PREFILL_CHUNK = 256
-PREFILL_BATCH = 4
+PREFILL_BATCH = 8
 
 
 def choose_limits(

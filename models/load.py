@@ -15,12 +15,14 @@ from transformers.utils import logging as transformers_logging
 
 from models import attention, hub, moe, rope
 from models.cache import KvPools
+from models.cost import MACHINES, CostModel, shape_of
 from models.devices import Cpu, device_of, dtype_of
 from models.errors import ModelRefused
 from models.families import Family, family_of
 from models.forward import Forward
+from models.histogram import Histogram
 from models.limits import choose_limits
-from models.planner import plan_buckets
+from models.planner import DEFAULT_GRAPHS, plan_buckets
 from models.runner import PagedRunner, Parts
 from models.sampler import Sampler, check_vocab
 from models.step import LoadSpec, ModelInfo, Progress
@@ -124,13 +126,28 @@ def _describe(
     )
 
 
+def costs_of(info: ModelInfo, model: Any, device: Cpu) -> CostModel:
+    """What its launches cost on this device, as far as that can be known before they run."""
+    size = model.dtype.itemsize
+    return CostModel(MACHINES[device.name], shape_of(model.config.to_dict(), info.parameters, size))
+
+
+def counted(spec: LoadSpec) -> Histogram:
+    """The shapes that earlier runs counted; none where there is no file yet."""
+    if not spec.histogram or not Path(spec.histogram).exists():
+        return Histogram()
+    return Histogram.load(Path(spec.histogram))
+
+
 def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, device: Cpu) -> PagedRunner:
     """Allocate the pools before anything is captured, and put the parts together."""
     exact = torch.promote_types(pools.dtype, torch.float32)
     try:
         check_vocab(info.vocab_size)
         limits = choose_limits(spec, info.max_position, pools.bytes_per_block, device)
-        plan = plan_buckets(limits)
+        plan = plan_buckets(
+            limits, spec.graphs or DEFAULT_GRAPHS, costs_of(info, model, device), counted(spec)
+        )
     except ValueError as error:
         raise ModelRefused(str(error)) from error
     try:

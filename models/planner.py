@@ -92,9 +92,7 @@ def affordable_graphs(warm_up: float, per_graph: float) -> int:
     return max(FEWEST_GRAPHS, int(warm_up / per_graph))
 
 
-def outlook(
-    limits: Limits, costs: CostModel, histogram: Traffic, prior: float | None = None
-) -> Outlook:
+def outlook(limits: Limits, costs: CostModel, histogram: Traffic, prior: float | None = None) -> Outlook:
     """Mix what was counted with what might come, by seconds of work; shapes that the limits exclude are left out."""
     seen = {s: float(n) for s, n in histogram.items() if s[0] != "score" and limits.feasible(*s)}
     share = NO_TRAFFIC if not seen else OWN_TRAFFIC if prior is None else prior
@@ -153,7 +151,9 @@ def choose(view: Outlook, graphs: int) -> Choice:
     Each size starts from the one before: so a larger budget never gives a worse plan.
     """
     if graphs < FEWEST_GRAPHS:
-        raise ValueError(f"a plan of {graphs} buckets is too small: give at least {FEWEST_GRAPHS}, one per phase")
+        raise ValueError(
+            f"a plan of {graphs} buckets is too small: give at least {FEWEST_GRAPHS}, one per phase"
+        )
     score = _score_buckets(view.limits, min(MOST_SCORE, max(1, graphs // SCORE_SHARE)))
     fields = [_Field(view, phase) for phase in ("prefill", "decode")]
     work = sum(n * view.seconds(shape) for shape, n in view.traffic.items())
@@ -184,7 +184,9 @@ def _cost(fields: list[_Field]) -> float:
 
 def _improve(fields: list[_Field], enough: float) -> None:
     """Replace corners that are missed least by ones that save more, until none of them can be."""
-    while any(_replaced(fields, loser, corner, loss, enough) for loss, loser, corner in _least_missed(fields)):
+    while any(
+        _replaced(fields, loser, corner, loss, enough) for loss, loser, corner in _least_missed(fields)
+    ):
         pass
 
 

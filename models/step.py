@@ -142,6 +142,12 @@ class LoadSpec:
     """How decode reads the KV blocks: gather or flat."""
     depth: int = 0
     """Steps in flight."""
+    graphs: int = 0
+    """Most buckets of the plan."""
+    histogram: str = ""
+    """File of the shapes that launches had: read for the plan, written with what is counted; empty: none."""
+    prefix_cache: bool = True
+    """Whether full blocks are found again by later prompts."""
     cache_dir: str = ""
     """Where files from the hub are kept; empty: huggingface_hub's own place."""
     offline: bool = False

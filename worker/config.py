@@ -28,6 +28,12 @@ def _positive(text: str) -> int:
     return value
 
 
+def _graphs(text: str) -> int:
+    if (value := _whole(text)) < 3:
+        raise ValueError("a whole number, at least 3: one shape for each phase")
+    return value
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -89,8 +95,19 @@ class Config:
     kv_blocks: int = _setting(0, "KV blocks; 0: as the memory allows", _whole)
     max_input_tokens: int = _setting(0, "longest prompt; 0: as the model allows", _whole)
     max_total_tokens: int = _setting(0, "longest prompt and output together; 0: as the model allows", _whole)
-    prefill_chunk: int = _setting(256, "most prompt tokens of one sequence in one step", _positive)
-    prefill_batch: int = _setting(4, "most sequences in one prefill step", _positive)
+    prefill_chunk: int = _setting(256, "most prompt tokens of one step, over all its sequences", _positive)
+    prefill_batch: int = _setting(8, "most sequences in one prefill step", _positive)
+    layout: str = _setting(
+        "auto", "how decode reads KV blocks: auto, gather or flat", _word("auto", "gather", "flat")
+    )
+    steps_in_flight: int = _setting(
+        0, "steps launched before the first is read; 0: as the device likes", _whole
+    )
+    graphs: int = _setting(64, "most planned shapes; more pad less and warm up for longer", _graphs)
+    histogram: str = _setting(
+        "", "file of the shapes that were run: the next start plans for them; default: none"
+    )
+    prefix_caching: bool = _setting(True, "begin a prompt with what is known of one that began alike", _flag)
     cache_dir: str = _setting("", "where downloaded models are kept; default: the hub's own cache")
     hf_token: str = _setting("", "the hub's access token")
     hf_hub_offline: bool = _setting(False, "never ask the hub, use what is in the cache", _flag)

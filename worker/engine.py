@@ -22,6 +22,7 @@ from worker.link import Link, LinkClosed, ToEngine
 from worker.options import Options, parse
 from worker.scheduler import Batch, Refused, Scheduler, Settled
 from worker.sequence import Sequence
+from worker.tally import Tally
 
 IDLE_TURN = 0.5
 """Seconds between two beats while there is nothing to run."""
@@ -49,9 +50,16 @@ class RunnerBroken(RuntimeError):
 class Engine:
     """The loop over one runner."""
 
-    def __init__(self, link: Link[ToEngine], beat: Beat, runner: Runner, patience: float) -> None:
-        self.link, self.beat, self.runner, self.patience = link, beat, runner, patience
-        self.scheduler = Scheduler(runner.plan, runner.info.eos_ids, runner.info.identity)
+    def __init__(self, link: Link[ToEngine], beat: Beat, runner: Runner, options: Options) -> None:
+        self.link, self.beat, self.runner, self.patience = link, beat, runner, options.patience
+        self.tally = Tally(options.spec.histogram)
+        self.scheduler = Scheduler(
+            runner.plan,
+            runner.info.eos_ids,
+            runner.info.identity,
+            options.spec.prefix_cache,
+            self.tally.histogram,
+        )
         self._sequences: dict[int, Sequence] = {}
         self._launched: deque[tuple[Batch, Pending]] = deque()
         self._steps = self._raises = 0
@@ -80,6 +88,8 @@ class Engine:
                         return False
             if self.scheduler.busy and self.link.backlog <= MOST_BACKLOG:
                 return True
+            if not self.scheduler.busy:
+                self.tally.save_sometimes()
             self.link.wait(IDLE_TURN)
 
     def launch(self, batch: Batch) -> bool:
@@ -249,7 +259,9 @@ def serve(options: Options, link: Link[ToEngine]) -> int:
         return farewell(link, frames.LoadFailed(error=sentence(error)), EXIT_LOAD_FAILED)
     beat.mark(options.patience)
     link.send(ready(runner, time.monotonic() - began))
-    Engine(link, beat, runner, options.patience).run()
+    engine = Engine(link, beat, runner, options)
+    engine.run()
+    engine.tally.save()
     beat.rest()
     runner.close()
     return farewell(link, frames.Stopped(), EXIT_STOPPED)

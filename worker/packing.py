@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -28,6 +27,15 @@ class Pack:
 
     chunks: tuple[Chunk, ...]
     bucket: Bucket
+
+    @property
+    def tokens(self) -> int:
+        """Of all chunks."""
+        return sum(chunk.count for chunk in self.chunks)
+
+    def blocks(self, plan: Plan) -> int:
+        """The blocks that all chunks look at."""
+        return sum(chunk.blocks(plan) for chunk in self.chunks)
 
 
 def pack(plan: Plan, prefilling: Seq[Sequence]) -> Pack:
@@ -58,12 +66,12 @@ def pack(plan: Plan, prefilling: Seq[Sequence]) -> Pack:
 
 def _join(plan: Plan, pack: Pack, sequence: Sequence) -> Pack:
     """With a chunk of the sequence too, if the step has room and that is cheaper than a step of its own."""
-    limits, tokens = plan.limits, _tokens(pack.chunks)
+    limits, tokens = plan.limits, pack.tokens
     chunk = Chunk(sequence, min(sequence.pending, limits.prefill_chunk - tokens))
     if not chunk.count or len(pack.chunks) == limits.prefill_batch:
         return pack
     blocks = chunk.blocks(plan)
-    together = tokens + chunk.count, _blocks(plan, pack.chunks) + blocks
+    together = tokens + chunk.count, pack.blocks(plan) + blocks
     if not plan.fits("prefill", *together):
         return pack
     bucket = plan.prefill(*together)
@@ -73,18 +81,10 @@ def _join(plan: Plan, pack: Pack, sequence: Sequence) -> Pack:
 
 def _fill(plan: Plan, pack: Pack, sequence: Sequence) -> Pack:
     """With as much of the sequence as the bucket would else pad."""
-    room = pack.bucket.query - _tokens(pack.chunks)
+    room = pack.bucket.query - pack.tokens
     chunk = Chunk(sequence, min(sequence.pending, room))
     if chunk.count < 1 or len(pack.chunks) == plan.limits.prefill_batch:
         return pack
-    if _blocks(plan, pack.chunks) + chunk.blocks(plan) > pack.bucket.blocks:
+    if pack.blocks(plan) + chunk.blocks(plan) > pack.bucket.blocks:
         return pack
     return Pack((*pack.chunks, chunk), pack.bucket)
-
-
-def _tokens(chunks: Iterable[Chunk]) -> int:
-    return sum(chunk.count for chunk in chunks)
-
-
-def _blocks(plan: Plan, chunks: Iterable[Chunk]) -> int:
-    return sum(chunk.blocks(plan) for chunk in chunks)

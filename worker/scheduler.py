@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from models.blocks import BlockPool
+from models.histogram import Histogram
 from models.plan import Plan
 from models.prefix import root_key
 from models.step import Outcome, Row, Sampled, Step
@@ -56,14 +57,21 @@ class Scheduler:
     """The engine's slots and blocks, and the sequences that wait for them or hold them."""
 
     def __init__(
-        self, plan: Plan, eos_ids: Iterable[int], identity: str = "", prefix_cache: bool = True
+        self,
+        plan: Plan,
+        eos_ids: Iterable[int],
+        identity: str = "",
+        prefix_cache: bool = True,
+        histogram: Histogram | None = None,
     ) -> None:
+        """`identity`: what K/V depends on besides tokens. `histogram` counts the shape of every step."""
         self.plan, self.limits = plan, plan.limits
         self.pool = BlockPool(self.limits.num_blocks, self.limits.block_size)
         self.hit_tokens = self.prompt_tokens = 0
         """Tokens of started sequences that were found in the prefix cache, and all of them."""
         self._eos = frozenset(eos_ids)
         self._identity, self._prefix_cache = identity, prefix_cache
+        self._histogram = Histogram() if histogram is None else histogram
         self._slots = list(range(self.limits.slots - 1, -1, -1))
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
@@ -233,6 +241,7 @@ class Scheduler:
 
     def _prefill(self, prefilling: list[Sequence]) -> Batch:
         packed = pack(self.plan, prefilling)
+        self._histogram.count(packed.bucket.phase, packed.tokens, packed.blocks(self.plan))
         rows = tuple(self._chunk_row(chunk.sequence, chunk.count) for chunk in packed.chunks)
         return self._launch(Step(packed.bucket, rows), [chunk.sequence for chunk in packed.chunks])
 
@@ -252,6 +261,7 @@ class Scheduler:
         rows = tuple(self._token_row(sequence) for sequence in chosen)
         widths = [len(row.blocks) for row in rows]
         blocks = sum(widths) if self.limits.layout == "flat" else max(widths)
+        self._histogram.count("decode", len(rows), blocks)
         return self._launch(Step(self.plan.decode(len(rows), blocks), rows), chosen)
 
     def _within_bounds(self, chosen: list[Sequence]) -> list[Sequence]:

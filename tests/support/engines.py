@@ -9,7 +9,17 @@ from contextlib import contextmanager
 from models.step import LoadSpec
 from wire.job import SamplingParams
 from worker.launcher import EngineProcess
-from worker.link import Abort, Admit, FromEngine, LoadFailed, Progress, Ready, SequenceFailed, Stepped
+from worker.link import (
+    Abort,
+    Admit,
+    FromEngine,
+    LoadFailed,
+    Progress,
+    PromptScored,
+    Ready,
+    SequenceFailed,
+    Stepped,
+)
 
 DEADLINE = 60.0
 """Seconds that any wait may last; the machine may be busy."""
@@ -25,15 +35,24 @@ class Talk:
         self.load_failed: str | None = None
         self.tokens: dict[int, list[int]] = {}
         self.failed: dict[int, SequenceFailed] = {}
+        self.scores: dict[int, list[float]] = {}
         self.left: list[int] = []
         self.steps: list[Stepped] = []
 
     def admit(
-        self, seq: int, prompt: bytes, count: int, output: list[int] | None = None, **params: object
+        self,
+        seq: int,
+        prompt: bytes,
+        count: int,
+        output: list[int] | None = None,
+        scored: bool = False,
+        **params: object,
     ) -> None:
         given = SamplingParams(max_new_tokens=count, seed=1, **params)  # type: ignore[arg-type]
         self.tokens[seq] = list(output or [])
-        self.process.link.send(Admit(seq=seq, prompt=list(prompt), output=output or [], params=given))
+        self.process.link.send(
+            Admit(seq=seq, prompt=list(prompt), output=output or [], params=given, prompt_logprobs=scored)
+        )
 
     def abort(self, seq: int) -> None:
         self.process.link.send(Abort(seq=seq))
@@ -59,6 +78,9 @@ class Talk:
                 self.load_failed = error
             case SequenceFailed(seq=seq):
                 self.failed[seq] = frame
+            case PromptScored(seq=seq, logprobs=logprobs):
+                assert seq not in self.scores, "a prompt is scored once"
+                self.scores[seq] = logprobs
             case Stepped():
                 self.steps.append(frame)
                 self.left += frame.left

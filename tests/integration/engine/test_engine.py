@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from models.histogram import Histogram
 from models.step import LoadSpec, Sampling
 from tests.support.engines import DEADLINE, Talk, engine
 from tests.support.processes import alive, until
@@ -42,6 +43,36 @@ def test_sequences_of_all_lengths_run_side_by_side() -> None:
         assert (last.free_slots, last.compilations) == (4, 0)
         assert talk.ready is not None
         assert last.free_blocks == talk.ready.num_blocks - 1
+
+
+def test_steps_launched_ahead_give_the_same_tokens() -> None:
+    with engine("scripted?depth=2&step=0.001", slots=4) as talk:
+        prompts = {seq: b"!eos@%d prompt " % (3 + seq) * (1 + seq) for seq in range(12)}
+        for seq, prompt in prompts.items():
+            talk.admit(seq, prompt, 9)
+        talk.abort(5)
+        talk.finish(*(seq for seq in prompts if seq != 5))
+        for seq, prompt in prompts.items():
+            if seq != 5:
+                assert talk.tokens[seq] == say(prompt, GREEDY, min(9, 4 + seq))
+
+
+def test_a_prompt_is_scored_for_who_asked() -> None:
+    with engine() as talk:
+        talk.admit(0, b"score me, please", 3, scored=True)
+        talk.admit(1, b"but not me", 3)
+        talk.finish(0, 1)
+        assert {seq: len(scores) for seq, scores in talk.scores.items()} == {0: 15}
+
+
+def test_the_shapes_it_ran_are_kept_for_its_next_plan(tmp_path: Path) -> None:
+    path = tmp_path / "shapes.json"
+    with engine(histogram=str(path)) as talk:
+        talk.admit(0, b"count me", 3)
+        talk.finish(0)
+        assert talk.process.stop(DEADLINE) == EXIT_STOPPED
+    counted = Histogram.load(path)
+    assert (counted["prefill", 8, 1], counted["decode", 1, 1]) == (1, 2)
 
 
 def test_a_resumed_sequence_says_only_what_is_new() -> None:

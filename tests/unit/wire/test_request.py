@@ -201,7 +201,13 @@ def test_every_parameter_arrives() -> None:
         "min_new_tokens": 5,
     }
     params = msgspec.structs.asdict(resolve(request(**given), LIMITS))
-    assert params == {**given, "stop": ("x", "y"), "include_stop": True}
+    assert params == {
+            **given,
+            "stop": ("x", "y"),
+            "include_stop": True,
+            "logit_bias": (),
+            "top_n": 0,
+        }
 
 
 def test_a_seed_is_drawn_where_none_is_given() -> None:
