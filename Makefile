@@ -59,6 +59,7 @@ bench: $(VENV)/.dev ## What we claim, measured beside peers; prints hardware and
 	$(RUN) bench.engine
 	$(RUN) bench.fleet
 	$(RUN) bench.start
+	$(RUN) bench.padding
 
 clean: ## Remove .venv and caches; data under ~/.local/share/sagrada stays
 	rm -rf $(VENV) $(OLD) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

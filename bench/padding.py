@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bench import peers
 from bench.peers import BLOCK, Peer, Server
 from bench.traffic import Launches, launches, trace
+from models import picture
 from models.cost import EIGHT_BILLION, MACHINES, CostModel
 from models.histogram import Shape
 from models.plan import Limits, Plan, seconds
 from models.planner import SHIPPED_TRAFFIC, plan_buckets
-
-MEMORY = {"gaudi2": 96e9, "gaudi3": 128e9}
-"""Bytes of each card's memory; 0.9 of it less the weights, and 0.9 of that, is KV cache, as vLLM divides it."""
 
 SCENES = (
     ("sharegpt", 0.7),
@@ -39,6 +38,14 @@ SCENES = (
 PLANNED, SCORED = 1, 2
 """Seeds."""
 
+STEPS = (128, 32)
+"""Tokens that a prefill bucket is a multiple of: the tile of Gaudi's matrix engine, and what it may reward."""
+
+GRAPHS = (8, 16, 32, 64, 128, 256)
+"""Buckets of the plans on the curve."""
+
+Scene = tuple[str, float]
+
 
 @dataclass(frozen=True)
 class Case:
@@ -47,16 +54,17 @@ class Case:
     costs: CostModel
     limits: Limits
     server: Server
-    seen: Mapping[tuple[str, float], Launches]
+    seen: Mapping[Scene, Launches]
     """By scene, of the seed that plans are made from."""
-    scored: Mapping[tuple[str, float], Launches]
+    scored: Mapping[Scene, Launches]
 
 
 def case_of(machine: str, length: int, requests: int, budget: int = 2048) -> Case:
     """Simulate both seeds of every scene."""
     costs = CostModel(MACHINES[machine], EIGHT_BILLION)
     block = EIGHT_BILLION.kv_bytes * BLOCK
-    physical = int((MEMORY[machine] * 0.9 - EIGHT_BILLION.weight_bytes) * 0.9 / block)
+    # As vLLM divides a card's memory: 0.9 of it less the weights, and 0.9 of that.
+    physical = int((costs.machine.memory * 0.9 - EIGHT_BILLION.weight_bytes) * 0.9 / block)
     limits = Limits(
         slots=64,
         block_size=BLOCK,
@@ -77,23 +85,23 @@ def case_of(machine: str, length: int, requests: int, budget: int = 2048) -> Cas
     return Case(costs, limits, Server(limits.slots, length, budget, physical), seen, scored)
 
 
-def histogram(case: Case, scenes: Iterable[tuple[str, float]]) -> dict[Shape, float]:
+def histogram(case: Case, scenes: Iterable[Scene]) -> dict[Shape, float]:
     """What a server would have counted of these scenes, each with the same seconds of work."""
     mixed: dict[Shape, float] = {}
     for scene in scenes:
-        shapes = _shapes(case, case.seen[scene])
-        work = sum(n * seconds(case.costs, case.limits, *shape) for shape, n in shapes.items())
-        for shape, n in shapes.items():
+        counted = shapes(case, case.seen[scene])
+        work = sum(n * seconds(case.costs, case.limits, *shape) for shape, n in counted.items())
+        for shape, n in counted.items():
             mixed[shape] = mixed.get(shape, 0.0) + n / work
     return mixed
 
 
-def _shapes(case: Case, seen: Launches) -> dict[Shape, int]:
-    shapes: dict[Shape, int] = {}
+def shapes(case: Case, seen: Launches) -> dict[Shape, int]:
+    counted: dict[Shape, int] = {}
     for (tokens, start), n in seen.prefill.items():
         shape: Shape = ("prefill", tokens, case.limits.blocks_of(start + tokens))
-        shapes[shape] = shapes.get(shape, 0) + n
-    return shapes | {("decode", *shape): n for shape, n in seen.decode.items()}
+        counted[shape] = counted.get(shape, 0) + n
+    return counted | {("decode", *shape): n for shape, n in seen.decode.items()}
 
 
 @dataclass(frozen=True)
@@ -113,10 +121,10 @@ class Score:
         return 100 * (1 - self.padding / other.padding)
 
 
-def score_plan(plan: Plan, case: Case, scene: tuple[str, float]) -> Score:
+def score_plan(plan: Plan, case: Case, scene: Scene) -> Score:
     """The plan on a scene's launches; a miss would be an OutsidePlan."""
     work = padded = 0.0
-    for shape, n in _shapes(case, case.scored[scene]).items():
+    for shape, n in shapes(case, case.scored[scene]).items():
         work += n * seconds(case.costs, case.limits, *shape)
         padded += n * seconds(case.costs, case.limits, shape[0], *_axes(plan, shape))
     return Score(work, padded - work)
@@ -127,7 +135,7 @@ def _axes(plan: Plan, shape: Shape) -> tuple[int, int]:
     return bucket.x, bucket.blocks
 
 
-def score_vllm(peer: Peer, case: Case, scene: tuple[str, float]) -> Score:
+def score_vllm(peer: Peer, case: Case, scene: Scene) -> Score:
     """vLLM's buckets on the same launches: a query bucket's own tokens are context of that launch as well."""
     work = padded = 0.0
     misses = 0
@@ -151,7 +159,7 @@ def score_vllm(peer: Peer, case: Case, scene: tuple[str, float]) -> Score:
     return Score(work, padded - work, misses)
 
 
-def score_tgi(peer: Peer, case: Case, scene: tuple[str, float]) -> Score:
+def score_tgi(peer: Peer, case: Case, scene: Scene) -> Score:
     """TGI's buckets on the same decode launches and on whole prompts, each alone: neither is worse than it would do."""
     work = padded = 0.0
     for tokens, n in case.scored[scene].prompts.items():
@@ -166,66 +174,123 @@ def score_tgi(peer: Peer, case: Case, scene: tuple[str, float]) -> Score:
     return Score(work, padded - work)
 
 
-COLUMNS = ("exp", "lin", "pad", "TGI", "N", "N/2", "N/4", "mixed", "unseen", "none")
+OURS = ("N", "N/2", "N/4", "mixed", "unseen", "none")
+"""Our plans: of the scene's own traffic with as many buckets as the exponential ones, half, a quarter; and with as
+many, of all scenes at once, of the other kinds of traffic only, of no histogram."""
+
+PEERS = ("exp", "lin", "pad", "TGI")
 
 
-def rows_of(case: Case) -> Iterable[tuple[tuple[str, float], dict[str, Score]]]:
+def rows_of(case: Case) -> Iterator[tuple[Scene, dict[str, Score]]]:
     """Every scene with the score of every peer and of our plans for it."""
     vllm = {"exp": peers.exponential, "lin": peers.linear, "pad": peers.padding_aware}
     made = {name: make(case.server) for name, make in vllm.items()}
     tgi = peers.tgi(case.server, case.server.length - 1, case.server.length)
     graphs = len(made["exp"])
-    mixed = _planned(case, graphs, SCENES)
-    none = plan_buckets(case.limits, graphs, case.costs)
+    mixed, none = planned(case, graphs, SCENES), plan_buckets(case.limits, graphs, case.costs)
     for scene in SCENES:
         others = [other for other in SCENES if other[0] != scene[0]]
+        plans = {
+            "N": planned(case, graphs, [scene]),
+            "N/2": planned(case, graphs // 2, [scene]),
+            "N/4": planned(case, graphs // 4, [scene]),
+            "mixed": mixed,
+            "unseen": planned(case, graphs, others, SHIPPED_TRAFFIC),
+            "none": none,
+        }
         scores = {name: score_vllm(peer, case, scene) for name, peer in made.items()}
         scores["TGI"] = score_tgi(tgi, case, scene)
-        for name, count in (("N", graphs), ("N/2", graphs // 2), ("N/4", graphs // 4)):
-            scores[name] = score_plan(_planned(case, count, [scene]), case, scene)
-        scores["mixed"] = score_plan(mixed, case, scene)
-        scores["unseen"] = score_plan(_planned(case, graphs, others, SHIPPED_TRAFFIC), case, scene)
-        scores["none"] = score_plan(none, case, scene)
-        yield scene, scores
+        yield scene, scores | {name: score_plan(plan, case, scene) for name, plan in plans.items()}
 
 
-def _planned(
-    case: Case, graphs: int, scenes: Iterable[tuple[str, float]], prior: float | None = None
-) -> Plan:
+def planned(case: Case, graphs: int, scenes: Iterable[Scene], prior: float | None = None) -> Plan:
+    """Our plan for what the scenes' first seed showed; its score buckets are among the `graphs`."""
     return plan_buckets(case.limits, graphs, case.costs, histogram(case, scenes), prior)
 
 
-def main() -> None:
-    """Simulate, plan, score, print."""
+def with_step(case: Case, step: int) -> Case:
+    """The same launches, planned for a device that rewards queries of any multiple of `step` tokens."""
+    return replace(case, costs=replace(case.costs, machine=replace(case.costs.machine, query_step=step)))
+
+
+def waste_by_graphs(case: Case) -> list[tuple[float, float]]:
+    """Mean waste over the scenes, of one plan for all of them, by its number of buckets."""
+    found = []
+    for graphs in GRAPHS:
+        plan = planned(case, graphs, SCENES)
+        found.append(
+            (float(graphs), statistics.mean(score_plan(plan, case, scene).waste for scene in SCENES))
+        )
+    return found
+
+
+def draw(case: Case, path: Path) -> None:
+    """Our curve, and vLLM's and TGI's buckets as ticks at their count and waste."""
+    lines: dict[str, list[tuple[float, float]]] = {
+        f"ours, queries of {step}": waste_by_graphs(with_step(case, step)) for step in STEPS
+    }
+    vllm = (peers.exponential(case.server), peers.padding_aware(case.server), peers.linear(case.server))
+    for peer in vllm:
+        waste = statistics.mean(score_vllm(peer, case, scene).waste for scene in SCENES)
+        count = min(len(peer), GRAPHS[-1])
+        lines[f"vLLM {peer.name}, {len(peer)}"] = [
+            (count / 1.15, waste),
+            (min(count * 1.15, GRAPHS[-1]), waste),
+        ]
+    title = f"Padding in % of the work, by buckets ({case.costs.machine.name}, {case.server.length} tokens)"
+    picture.save(path, picture.draw_lines(title, "buckets", lines, GRAPHS, 16))
+
+
+def table(case: Case, less: dict[str, list[float]]) -> None:
+    """Print one case; collects into `less` what each plan saves."""
+    machine = case.costs.machine
+    print(
+        f"\n### {machine.name}, {case.server.length} tokens, queries of {machine.query_step}, "
+        f"N = {len(peers.exponential(case.server))}\n"
+    )
+    print("| traffic @ load | " + " | ".join((*PEERS, *OURS, "misses")) + " |")
+    print("|---" + "|---:" * (len(PEERS) + len(OURS) + 1) + "|")
+    for (name, load), scores in rows_of(case):
+        saved = {each: scores[each].less_than(scores["exp"]) for each in (*PEERS[1:3], *OURS)}
+        for each, value in saved.items():
+            less.setdefault(f"{each}, queries of {machine.query_step}" if each in OURS else each, []).append(
+                value
+            )
+        wasted = [f"{scores[each].waste:.1f}" for each in PEERS]
+        told = [f"{scores[each].waste:.1f} (-{saved[each]:.0f})".replace("--", "+") for each in OURS]
+        misses = sum(scores[each].misses for each in PEERS)
+        print(f"| {name} @ {load:.2f} | " + " | ".join((*wasted, *told, str(misses))) + " |")
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--requests", type=int, default=1000, help="of each scene and seed")
-    parser.add_argument("--machines", nargs="+", default=["gaudi2", "gaudi3"], choices=list(MEMORY))
+    parser.add_argument("--machines", nargs="+", default=["gaudi2", "gaudi3"], choices=["gaudi2", "gaudi3"])
     parser.add_argument("--lengths", nargs="+", type=int, default=[8192, 32768])
-    options = parser.parse_args()
-    less: dict[str, list[float]] = {name: [] for name in COLUMNS[1:] if name != "TGI"}
+    parser.add_argument("--steps", nargs="+", type=int, default=list(STEPS), help="of tokens of a query")
+    parser.add_argument("--curve", type=Path, help="draw this PNG for the first machine and length")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Simulate, plan, score, print as Markdown."""
+    options = parse()
+    less: dict[str, list[float]] = {}
     print(
-        "waste %: exp lin pad TGI; then per cent less padding than exp: lin, pad, and ours with N, N/2, N/4 graphs,"
+        "Waste in % of the work, in brackets the change of the padding against exp, in %; 0 misses of ours."
     )
     for machine in options.machines:
         for length in options.lengths:
             case = case_of(machine, length, options.requests)
-            graphs = len(peers.exponential(case.server))
-            print(f"\n{machine}, {length} tokens, N = {graphs}")
-            for (name, load), scores in rows_of(case):
-                base = scores["exp"]
-                waste = " ".join(f"{scores[each].waste:6.2f}" for each in COLUMNS)
-                saved = {each: scores[each].less_than(base) for each in less}
-                for each, value in saved.items():
-                    less[each].append(value)
-                misses = sum(scores[each].misses for each in ("exp", "lin", "pad"))
-                print(
-                    f"{name:9}@{load:4.2f} {waste} | {' '.join(f'{v:6.1f}' for v in saved.values())} | {misses}"
-                )
-    print("\nper cent less than exp, min / median / max")
+            for step in options.steps:
+                table(with_step(case, step), less)
+            if options.curve and (machine, length) == (options.machines[0], options.lengths[0]):
+                draw(case, options.curve)
+    print("\n### Padding saved against exp, %\n\n| plan | worst | median | best |\n|---|---:|---:|---:|")
     for each, values in less.items():
-        print(f"{each:7} {min(values):7.1f} {statistics.median(values):7.1f} {max(values):7.1f}")
+        print(f"| {each} | {min(values):.0f} | {statistics.median(values):.0f} | {max(values):.0f} |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
 """Tensors and shapes: loading, paged attention, KV blocks, plan, runner, sampler. Runs without Redis.
 
-`step`, `plan`, `blocks` and `demo` are plain Python: the scheduler and its tests use them without torch.
+Half of it needs no torch (tests/house/rules.py names the modules): the scheduler, its tests and `plan` use it.
 """

@@ -25,6 +25,8 @@ class Machine:
     """Seconds per decode row besides its matrices and its cache."""
     graph: float
     """Seconds that one bucket takes in warm-up, until the server has measured its own."""
+    memory: float
+    """Bytes."""
     query_step: int
     """Prefill buckets hold a multiple of so many tokens: finer ones cost the same."""
 
@@ -37,12 +39,35 @@ class Machine:
 MACHINES: dict[str, Machine] = {
     machine.name: machine
     for machine in (
-        Machine(name="cpu", flops=89e9, bandwidth=22e9, launch=2e-3, row=1e-5, graph=0.05, query_step=16),
         Machine(
-            name="cuda", flops=593e12, bandwidth=2.68e12, launch=1e-4, row=5e-7, graph=1.0, query_step=16
+            name="cpu",
+            flops=89e9,
+            bandwidth=22e9,
+            launch=2e-3,
+            row=1e-5,
+            graph=0.05,
+            memory=16e9,
+            query_step=16,
         ),
         Machine(
-            name="gaudi2", flops=259e12, bandwidth=1.97e12, launch=1e-3, row=1.5e-6, graph=3.0, query_step=128
+            name="cuda",
+            flops=593e12,
+            bandwidth=2.68e12,
+            launch=1e-4,
+            row=5e-7,
+            graph=1.0,
+            memory=80e9,
+            query_step=16,
+        ),
+        Machine(
+            name="gaudi2",
+            flops=259e12,
+            bandwidth=1.97e12,
+            launch=1e-3,
+            row=1.5e-6,
+            graph=3.0,
+            memory=96e9,
+            query_step=128,
         ),
         Machine(
             name="gaudi3",
@@ -51,6 +76,7 @@ MACHINES: dict[str, Machine] = {
             launch=1e-3,
             row=1.5e-6,
             graph=3.0,
+            memory=128e9,
             query_step=128,
         ),
     )
@@ -68,9 +94,10 @@ class ModelShape:
     parameters: int
     layers: int
     hidden: int
-    query_heads: int
-    kv_heads: int
-    head_dim: int
+    query_width: int
+    """Numbers of a token's queries in one layer: heads times their size."""
+    kv_width: int
+    """Numbers that one layer keeps of a token in the cache."""
     vocab_size: int
     dtype_bytes: int
     """Bytes of one weight, and of one number in the KV cache."""
@@ -82,8 +109,8 @@ class ModelShape:
 
     @property
     def kv_bytes(self) -> int:
-        """Of one token in the cache: its keys and values in every layer."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes
+        """Of one token in the cache, all layers."""
+        return self.layers * self.kv_width * self.dtype_bytes
 
     @property
     def matrix_parameters(self) -> int:
@@ -100,7 +127,7 @@ class CostModel:
 
     def prefill(self, tokens: int, context: int) -> float:
         """`tokens` prompt tokens, each compared with all `context` cache positions of the launch."""
-        pairs = 4.0 * self.model.layers * self.model.query_heads * self.model.head_dim * tokens * context
+        pairs = 4.0 * self.model.layers * self.model.query_width * tokens * context
         return self._matrices(tokens) + pairs / self.machine.flops + self._cache(context)
 
     def score(self, tokens: int, context: int) -> float:
@@ -131,17 +158,16 @@ def shape_of(config: Mapping[str, Any], parameters: int = 0, dtype_bytes: int = 
     heads = _first(config, "num_attention_heads", "n_head")
     vocab = _first(config, "vocab_size")
     inner = _first(config, "intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
-    kv_heads = _first(config, "num_key_value_heads", default=1 if config.get("multi_query") else heads)
     head_dim = _first(config, "head_dim", default=hidden // heads)
+    kv_heads = _kv_heads(config, heads)
     attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
     estimate = layers * (attention + 3 * hidden * inner) + vocab * hidden * (1 if _tied(config) else 2)
     return ModelShape(
         parameters=parameters or estimate,
         layers=layers,
         hidden=hidden,
-        query_heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
+        query_width=heads * head_dim,
+        kv_width=_latent(config) or 2 * kv_heads * head_dim,
         vocab_size=vocab,
         dtype_bytes=dtype_bytes
         or dtype_size(str(config.get("dtype") or config.get("torch_dtype") or "float32")),
@@ -157,6 +183,19 @@ def dtype_size(name: str) -> int:
     if name not in DTYPE_BYTES:
         raise UnknownShape(f"the dtype {name!r} is not known: use one of {', '.join(DTYPE_BYTES)}")
     return DTYPE_BYTES[name]
+
+
+def _kv_heads(config: Mapping[str, Any], heads: int) -> int:
+    """Heads of keys and values; `multi_query` is one for all, except in Falcon's newer architecture."""
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        return 1
+    return _first(config, "num_key_value_heads", "num_kv_heads", default=heads)
+
+
+def _latent(config: Mapping[str, Any]) -> int:
+    """What DeepSeek's attention keeps instead of heads: a compressed latent and one rotated key; else 0."""
+    rank = config.get("kv_lora_rank")
+    return rank + _first(config, "qk_rope_head_dim") if isinstance(rank, int) else 0
 
 
 def _tied(config: Mapping[str, Any]) -> bool:
@@ -177,9 +216,8 @@ EIGHT_BILLION = ModelShape(
     parameters=8_030_261_248,
     layers=32,
     hidden=4096,
-    query_heads=32,
-    kv_heads=8,
-    head_dim=128,
+    query_width=4096,
+    kv_width=2048,
     vocab_size=128_256,
     dtype_bytes=2,
 )

@@ -80,7 +80,7 @@ class Histogram(Mapping[Shape, int]):
         return histogram
 
     def __getitem__(self, shape: Shape) -> int:
-        return self._counts[shape] if shape in self._counts else 0
+        return self._counts.get(shape, 0)
 
     def __iter__(self) -> Iterator[Shape]:
         return iter(self._counts)

@@ -1,10 +1,10 @@
-"""The limits that a worker serves with: what was asked for, else what the model and the memory allow."""
+"""The limits that a worker serves with: what was asked for, else what the model and the memory allow. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
-from models.devices import Cpu
 from models.plan import LAYOUTS, Layout, Limits
 from models.step import LoadSpec
 
@@ -16,8 +16,27 @@ PREFILL_CHUNK = 256
 PREFILL_BATCH = 8
 
 
+class Memory(Protocol):
+    """A device, as far as limits depend on it."""
+
+    @property
+    def kv_share(self) -> float:
+        """Of the free memory, what the KV pools may take."""
+
+    @property
+    def kv_most(self) -> int:
+        """Most bytes of KV pools that are taken unasked."""
+
+    @property
+    def layout(self) -> Layout:
+        """How decode reads the pools unless told otherwise."""
+
+    def free_memory(self) -> int:
+        """Bytes that can be allocated now."""
+
+
 def choose_limits(
-    spec: LoadSpec, max_position: int, bytes_per_block: Callable[[int], int], device: Cpu
+    spec: LoadSpec, max_position: int, bytes_per_block: Callable[[int], int], device: Memory
 ) -> Limits:
     """Limits for the spec, a KV block costing `bytes_per_block(block_size)`; ValueError if it asks too much."""
     if spec.max_total_tokens > max_position:
@@ -50,7 +69,7 @@ def _layout_of(name: str) -> Layout:
     raise ValueError(f"the layout {name!r} is not known: use one of {', '.join(LAYOUTS)}")
 
 
-def _affordable(wanted: int, block_bytes: int, device: Cpu) -> int:
+def _affordable(wanted: int, block_bytes: int, device: Memory) -> int:
     """As many blocks as every slot could fill, but no more than the memory has room for."""
     budget = min(int(device.free_memory() * device.kv_share), device.kv_most)
     return min(wanted, budget // block_bytes)

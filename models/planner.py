@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,17 +35,20 @@ OWN_TRAFFIC, SHIPPED_TRAFFIC, NO_TRAFFIC = 0.1, 0.3, 1.0
 """Share of the flat prior in the expected traffic, by where the histogram comes from. A plan for a histogram alone
 may cost many times more on the same traffic with another seed; a tenth of prior costs a few percent of the gain."""
 
-RUNGS = 40
+RUNGS = 96
 """Values of an axis that are candidates because they are spread evenly, on a logarithmic scale."""
 
-QUANTILES = 32
-"""Values of an axis that are candidates because the expected traffic has them."""
+QUANTILES = (64, 128)
+"""Values of the x and of the y axis that are candidates because the expected traffic has them: blocks vary most."""
 
 TRIES = 4
 """Buckets that would be missed least, for each of which a better one is sought after every addition."""
 
 TIE = 1e-9
 """Relative difference below which gains are equal: the order of a sum must not choose the plan."""
+
+COUNTED: tuple[Phase, ...] = ("prefill", "decode")
+"""The phases that compete for the budget."""
 
 Floats = NDArray[np.float64]
 Traffic = Mapping[Shape, float]
@@ -110,9 +114,9 @@ def _any_shape(limits: Limits, costs: CostModel) -> dict[Shape, float]:
     Each point stands for the shapes below it down to its neighbours.
     """
     found: dict[Shape, float] = {}
-    for phase in ("prefill", "decode"):
+    for phase in COUNTED:
         most_x, most_y = limits.most(phase)
-        points = {
+        points: dict[Shape, float] = {
             (phase, x, y): width * height / seconds(costs, limits, phase, x, y)
             for x, width in _log_widths(_rungs(most_x))
             for y, height in _log_widths(_rungs(most_y))
@@ -131,7 +135,7 @@ def _rungs(top: int) -> list[int]:
 
 def _log_widths(rungs: list[int]) -> Iterator[tuple[int, float]]:
     """Each rung with the share of a logarithmic axis that lies between it and the one below."""
-    for below, rung in zip([0, *rungs], rungs, strict=False):
+    for below, rung in pairwise([0, *rungs]):
         yield rung, math.log((rung + 0.5) / (below + 0.5))
 
 
@@ -155,7 +159,7 @@ def choose(view: Outlook, graphs: int) -> Choice:
             f"a plan of {graphs} buckets is too small: give at least {FEWEST_GRAPHS}, one per phase"
         )
     score = _score_buckets(view.limits, min(MOST_SCORE, max(1, graphs // SCORE_SHARE)))
-    fields = [_Field(view, phase) for phase in ("prefill", "decode")]
+    fields = [_Field(view, phase) for phase in COUNTED]
     work = sum(n * view.seconds(shape) for shape, n in view.traffic.items())
     curve = [(len(score) + len(fields), _cost(fields) / work - 1)]
     while len(score) + sum(len(field.chosen) for field in fields) < graphs:
@@ -221,8 +225,9 @@ class _Field:
         work = {shape: n * view.seconds((phase, *shape)) for shape, n in shapes.items()}
         most_x, most_y = view.limits.most(phase)
         step = 1 if phase == "decode" else view.costs.machine.query_step
-        xs = _candidates(_marginal(work, 0), most_x, step)
-        ys = _candidates(_marginal(work, 1), most_y, 1)
+        xs = _candidates(_marginal(work, 0), QUANTILES[0], most_x, step)
+        ys = _candidates(_marginal(work, 1), QUANTILES[1], most_y, 1)
+        self._shape = len(xs), len(ys)
         self._x, self._y = (axis.ravel() for axis in np.meshgrid(xs, ys, indexing="ij"))
         self._costs = np.array(
             [view.seconds((phase, int(x), int(y))) for x, y in zip(self._x, self._y, strict=True)]
@@ -230,9 +235,8 @@ class _Field:
         self._weights = np.zeros(len(self._x))
         for (x, y), n in shapes.items():
             self._weights[np.searchsorted(xs, x) * len(ys) + np.searchsorted(ys, y)] += n
-        self._runs = (self._x[None] <= self._x[:, None]) & (self._y[None] <= self._y[:, None])
         self._padded = np.full(len(self._x), self._costs[-1])
-        self._gains = (self._costs[-1] - self._costs) * (self._runs @ self._weights)
+        self._gains = (self._costs[-1] - self._costs) * self._covered(np.arange(len(self._x)))
         self.chosen = [len(self._x) - 1]
 
     @property
@@ -249,13 +253,13 @@ class _Field:
     def add(self, corner: int) -> None:
         """Choose the corner: cells that are cheaper there move."""
         self.chosen.append(corner)
-        cells = np.flatnonzero(self._runs[corner] & (self._costs[corner] < self._padded))
+        cells = np.flatnonzero(self._below(corner) & (self._costs[corner] < self._padded))
         self._move(cells, np.full(len(cells), self._costs[corner]))
 
     def remove(self, corner: int) -> None:
         """Give the corner up: its cells move to the cheapest that is left."""
         self.chosen.remove(corner)
-        cells = np.flatnonzero(self._runs[corner] & (self._padded == self._costs[corner]))
+        cells = np.flatnonzero(self._below(corner) & (self._padded == self._costs[corner]))
         self._move(cells, self._offers(cells).min(axis=0))
 
     def losses(self) -> list[tuple[int, float]]:
@@ -276,20 +280,32 @@ class _Field:
 
     def _offers(self, cells: NDArray[np.int64]) -> Floats:
         """What each chosen corner asks for each of the cells, [chosen, cells]; infinite where it does not cover."""
-        return np.where(self._runs[np.ix_(self.chosen, cells)], self._costs[self.chosen, None], np.inf)
+        corners = np.array(self.chosen)[:, None]
+        covers = (self._x[cells] <= self._x[corners]) & (self._y[cells] <= self._y[corners])
+        return np.where(covers, self._costs[self.chosen, None], np.inf)
+
+    def _below(self, corner: int) -> NDArray[np.bool_]:
+        """Which cells the corner covers."""
+        below: NDArray[np.bool_] = (self._x <= self._x[corner]) & (self._y <= self._y[corner])
+        return below
 
     def _move(self, cells: NDArray[np.int64], padded: Floats) -> None:
-        """The cells cost this from now on: what the corners that could take them would save changes."""
-        before, self._padded[cells] = self._padded[cells], padded
-        heavy = np.flatnonzero(self._weights[cells])
-        if not len(heavy):
-            return
-        cells, before, padded = cells[heavy], before[heavy], padded[heavy]
-        reach = (self._x >= self._x[cells].min()) & (self._y >= self._y[cells].min())
-        corners = np.flatnonzero(reach & (self._costs < max(before.max(), padded.max())))
-        costs = self._costs[corners, None]
-        change = np.maximum(padded - costs, 0.0) - np.maximum(before - costs, 0.0)
-        self._gains[corners] += (change * self._runs[np.ix_(corners, cells)]) @ self._weights[cells]
+        """The cells cost this from now on: what every corner that covers them would save changes.
+
+        Cells that move from one cost to another together are looked at together.
+        """
+        moves, group = np.unique((self._padded[cells], padded), axis=1, return_inverse=True)
+        self._padded[cells] = padded
+        for index, (before, after) in enumerate(moves.T):
+            change = np.maximum(after - self._costs, 0.0) - np.maximum(before - self._costs, 0.0)
+            self._gains += change * self._covered(cells[group == index])
+
+    def _covered(self, cells: NDArray[np.int64]) -> Floats:
+        """The weight of those of the cells that each corner covers."""
+        weights = np.zeros_like(self._weights)
+        weights[cells] = self._weights[cells]
+        covered: Floats = weights.reshape(self._shape).cumsum(axis=0).cumsum(axis=1).ravel()
+        return covered
 
 
 def _marginal(work: Mapping[tuple[int, int], float], axis: int) -> dict[int, float]:
@@ -300,10 +316,10 @@ def _marginal(work: Mapping[tuple[int, int], float], axis: int) -> dict[int, flo
     return found
 
 
-def _candidates(work: Mapping[int, float], top: int, step: int) -> NDArray[np.int64]:
-    """Values of an axis that may be a bucket's, ascending: spread ones and those of the work, each a multiple of step."""
+def _candidates(work: Mapping[int, float], count: int, top: int, step: int) -> NDArray[np.int64]:
+    """Values of an axis for buckets, ascending: spread ones and those of the work, rounded up to the step."""
     values = np.array(sorted(work), dtype=np.int64)
     total = np.cumsum([work[int(value)] for value in values])
-    at = np.searchsorted(total, total[-1] * np.arange(1, QUANTILES + 1) / QUANTILES * (1 - TIE))
+    at = np.searchsorted(total, total[-1] * np.arange(1, count + 1) / count * (1 - TIE))
     wanted = np.concatenate((values[at], np.array(_rungs(top), dtype=np.int64)))
     return np.unique(np.minimum(-(-wanted // step) * step, top))

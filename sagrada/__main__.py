@@ -95,6 +95,16 @@ def worker(args: tuple[str, ...]) -> None:
     _become("worker", args)
 
 
+@main.command(context_settings=_PASSED_ON)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def plan(args: tuple[str, ...]) -> None:
+    """Print a server's plan of shapes: `sagrada plan --help` lists its options.
+
+    Its buckets, the padding to expect, the memory of the KV cache, the time of the warm-up; without a device.
+    """
+    _become("models", ("plan", *args))
+
+
 def _become(room: str, args: tuple[str, ...]) -> None:
     os.execve(sys.executable, [sys.executable, "-m", room, *args], room_environment())
 

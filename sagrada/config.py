@@ -54,7 +54,7 @@ class UpConfig:
 
 
 def room_environment() -> dict[str, str]:
-    """This process's environment for `python -m gateway` and `python -m worker`.
+    """This process's environment for `python -m gateway`, `python -m worker` and `python -m models`.
 
     Rooms have plain names: whatever a person's current folder calls `worker` or `models` must not come before ours.
     """

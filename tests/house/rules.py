@@ -54,9 +54,32 @@ NARROWED: dict[str, frozenset[str]] = {
 
 TORCH = frozenset({"torch", "transformers"})
 TORCH_FREE = frozenset(
-    {"models", "models.step", "models.plan", "models.cost", "models.blocks", "models.demo"}
+    {
+        "models",
+        "models.__main__",
+        "models.blocks",
+        "models.checkpoint",
+        "models.cost",
+        "models.demo",
+        "models.errors",
+        "models.histogram",
+        "models.limits",
+        "models.picture",
+        "models.plan",
+        "models.planner",
+        "models.prefix",
+        "models.report",
+        "models.step",
+    }
 )
-"""The part of models that the worker's parent and the scheduler's tests import."""
+"""The part of models that the worker's parent, the scheduler's tests and `plan` import."""
+
+WITHOUT_TORCH = {
+    "models.checkpoint": frozenset({"huggingface_hub"}),
+    "models.picture": frozenset({"numpy"}),
+    "models.planner": frozenset({"numpy"}),
+}
+"""Modules of that part → the third parties that they may import: these bring no torch along."""
 
 ENVIRONMENT = frozenset({"environ", "environb", "getenv", "getenvb"})
 LAUNCHERS = frozenset({"worker.launcher"})
@@ -150,7 +173,7 @@ def torch_free(module: Module) -> Iterator[str]:
         return
     for target in module.imports:
         top = target.partition(".")[0]
-        if top in THIRD_PARTY["models"]:
+        if top in THIRD_PARTY["models"] - WITHOUT_TORCH.get(module.name, frozenset()):
             yield f"{module.name} imports {target}: the worker's parent imports this module."
         if top == "models" and target not in TORCH_FREE:
             yield f"{module.name} imports {target}, which is not held to be free of torch."

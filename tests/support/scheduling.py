@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from models.plan import Limits
+from models.plan import Limits, Plan
 from models.planner import plan_buckets
 from models.step import ModelInfo, Pending, Sampling
 from worker.scheduler import Batch, Scheduler
@@ -32,6 +33,12 @@ def limits(**changes: Any) -> Limits:
     return Limits(**{**small, **changes})
 
 
+@cache
+def _plan(held: Limits) -> Plan:
+    """Plans are values: one for each limits is enough."""
+    return plan_buckets(held)
+
+
 def scripted_runner(held: Limits) -> ScriptedRunner:
     """The runner for these limits; it raises where a device would get wrong what the scheduler asks."""
     info = ModelInfo(
@@ -44,7 +51,7 @@ def scripted_runner(held: Limits) -> ScriptedRunner:
         eos_ids=(EOS,),
         max_position=held.max_total_tokens,
     )
-    return ScriptedRunner(info, plan_buckets(held), Settings())
+    return ScriptedRunner(info, _plan(held), Settings())
 
 
 def sequence(seq: int, prompt: Iterable[int], count: int, **changes: object) -> Sequence:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -24,6 +26,14 @@ def test_every_command_explains_itself(command: str) -> None:
     assert ran.exit_code == 0
     assert f"sagrada {command}" in ran.output.replace("main", "sagrada")
     assert len(ran.output.splitlines()) >= 8
+
+
+def test_plan_starts_the_models_room() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "sagrada", "plan", "--graphs", "3", "--json"], capture_output=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert len(json.loads(ran.stdout)["buckets"]) == 3
 
 
 def test_generate_streams_the_text() -> None:

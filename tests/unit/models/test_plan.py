@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from models.histogram import Shape
 from models.plan import LAYOUTS, PHASES, Limits, OutsidePlan
 from models.planner import plan_buckets
 from tests.support.scheduling import limits
@@ -28,16 +29,29 @@ def any_limits(draw: st.DrawFn) -> Limits:
     )
 
 
-@given(held=any_limits(), most=st.integers(3, 80), data=st.data())
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_every_feasible_step_has_a_bucket(held: Limits, most: int, data: st.DataObject) -> None:
-    plan = plan_buckets(held, most)
-    assert len(plan) <= most
+@st.composite
+def any_histogram(draw: st.DrawFn) -> dict[Shape, int]:
+    """Also of shapes that the limits exclude."""
+    shape = st.tuples(st.sampled_from(PHASES), st.integers(1, 500), st.integers(1, 500))
+    return draw(st.dictionaries(shape, st.integers(1, 10_000), max_size=8))
+
+
+@given(
+    held=any_limits(), graphs=st.integers(3, 80), seen=any_histogram(), prior=st.sampled_from([0.0, 0.1, 1.0])
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_feasible_step_has_a_bucket(
+    held: Limits, graphs: int, seen: dict[Shape, int], prior: float
+) -> None:
+    plan = plan_buckets(held, graphs, histogram=seen, prior=prior)
+    assert len(plan) <= graphs
     for phase in PHASES:
         most_x, most_y = held.most(phase)
-        x, y = data.draw(st.integers(1, most_x)), data.draw(st.integers(1, most_y))
-        if held.feasible(phase, x, y):
-            assert plan.cheapest(phase, x, y).covers(x, y)
+        for x in range(1, most_x + 1):
+            least = x if phase == "decode" and held.layout == "flat" else 1
+            least = held.blocks_of(x) if phase != "decode" else least
+            for y in {least, most_y, min(most_y, x * held.max_blocks), held.usable_blocks + 1 - x}:
+                assert plan.fits(phase, x, y) or not held.feasible(phase, x, y)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
