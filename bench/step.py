@@ -15,10 +15,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
+
 from bench.hardware import hardware
-from models import forward, sampler
-from models.plan import LAYOUTS, Limits, plan_buckets
-from models.step import Outcome, Row, Sampled, Sampling
+from models import forward
+from models.plan import LAYOUTS, Limits
+from models.planner import plan_buckets
+from models.step import Outcome, Sampled, Sampling
+from models.wishes import Wishes
 from worker.scheduler import Batch, Scheduler
 from worker.sequence import Sequence
 
@@ -33,8 +37,11 @@ class Bench:
         self.limits = limits
         self.scheduler = Scheduler(plan_buckets(limits), ())
         self.parts: dict[str, list[float]] = defaultdict(list)
+        """Wall time of each step's parts, ms."""
+        self.cpu: dict[str, list[float]] = defaultdict(list)
+        """CPU time of them, ms."""
         self._chance = random.Random(seed)
-        self._sampling: dict[int, Sampling] = {}
+        self._wishes = Wishes(limits.slots, torch.float32)
         self._number = 0
 
     def fill(self) -> None:
@@ -68,17 +75,17 @@ class Bench:
         """What the runner builds on the host for it."""
         for sequence in batch.opened:
             assert sequence.slot is not None
-            self._sampling[sequence.slot] = sequence.sampling
-        step, slots = batch.step, self.limits.slots
+            self._wishes.set(sequence.slot, sequence.sampling)
+        step = batch.step
         forward.inputs_of(step.rows, step.bucket, self.limits)
-        rows: list[tuple[Row, Sampling]] = [(row, self._sampling[row.slot]) for row in step.rows]
-        level = max(sampler.level_of(sampling, row.position) for row, sampling in rows)
-        sampler.inputs_of(rows, level, step.bucket.batch, slots, forward.torch.float32)
+        self._wishes.level(step.rows)
+        self._wishes.inputs(step.rows, step.bucket.batch)
 
     def timed(self, part: str, call: Callable[[], T]) -> T:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.thread_time()
         result = call()
         self.parts[part].append(1e3 * (time.perf_counter() - began))
+        self.cpu[part].append(1e3 * (time.thread_time() - cpu))
         return result
 
 
@@ -87,18 +94,23 @@ def report(bench: Bench, warm: int, steps: int) -> None:
     for _ in range(warm):
         bench.step()
     bench.parts.clear()
+    bench.cpu.clear()
     phases = [bench.step() for _ in range(steps)]
     decode = [index for index, phase in enumerate(phases) if phase == "decode"]
-    totals = [sum(values[index] for values in bench.parts.values()) for index in range(steps)]
-    parts = {name: statistics.median(values[i] for i in decode) for name, values in bench.parts.items()}
-    ordered = sorted(totals[index] for index in decode)
+    wall, cpu = (sorted(totals(parts, decode)) for parts in (bench.parts, bench.cpu))
+    parts = {name: statistics.median(values[i] for i in decode) for name, values in bench.cpu.items()}
     print(
-        f"{bench.limits.layout:6} {bench.limits.slots:4} sequences: decode p50 {statistics.median(ordered):.2f} ms, "
-        f"p90 {ordered[len(ordered) * 9 // 10]:.2f} ms ("
+        f"{bench.limits.layout:6} {bench.limits.slots:4} sequences: decode p50 {statistics.median(wall):.2f} ms, "
+        f"p90 {wall[len(wall) * 9 // 10]:.2f} ms; CPU p50 {statistics.median(cpu):.2f} ms ("
         + ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
-        + f"); all steps p50 {statistics.median(totals):.2f} ms; {len(decode)} of {steps} steps decode",
+        + f"); {len(decode)} of {steps} steps decode",
         flush=True,
     )
+
+
+def totals(parts: dict[str, list[float]], steps: list[int]) -> list[float]:
+    """Of all parts of each of these steps."""
+    return [sum(values[index] for values in parts.values()) for index in steps]
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from transformers import AttentionInterface
 
 from models.cache import LayerShape
 from models.context import FORWARD
-from models.layouts import Pools, Scoring
+from models.layouts import Expand, Pools, Scoring
 
 NAME = "sagrada_paged"
 """Our name in transformers' registry. It is left out of the mask registry: transformers then builds no mask."""
@@ -47,11 +47,18 @@ def paged_attention(
 
 
 def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor | None, scoring: Scoring, value_dim: int
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    scoring: Scoring,
+    value_dim: int,
+    expand: Expand | None = None,
 ) -> Tensor:
     """Store the step's key and value [B, Hk, T, D] in the layer's pools, and attend: [B, H, T, value_dim].
 
-    Without a value the layer keeps one pool: its values are the first `value_dim` numbers of its keys.
+    Without a value the layer keeps one pool: its values are the first `value_dim` numbers of its keys, or both are
+    what `expand` makes of them.
     """
     if _probe is not None:
         shape = LayerShape(key.shape[1], key.shape[3], 0 if value is None else value_dim)
@@ -62,7 +69,7 @@ def attend(
     _store(module.k_cache, slots, key)
     if value is not None:
         _store(module.v_cache, slots, value)
-    pools = Pools(module.k_cache, None if value is None else module.v_cache, value_dim)
+    pools = Pools(module.k_cache, None if value is None else module.v_cache, value_dim, expand)
     return view.attend(query, pools, scoring)
 
 

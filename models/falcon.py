@@ -28,7 +28,7 @@ def _split(module: Any, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Query [B, T, H, D], key and value [B, T, Hk, D] of the fused projection, in each generation's own order."""
     rows, dim = fused.shape[:2], module.head_dim
     if module.new_decoder_architecture:  # per K/V head: its query heads, then its key, then its value
-        grouped = fused.view(*rows, module.num_kv_heads, -1, dim)
+        grouped = fused.view(*rows, -1, module.num_heads // module.num_kv_heads + 2, dim)
         return grouped[..., :-2, :].flatten(2, 3), grouped[..., -2, :], grouped[..., -1, :]
     if module.multi_query:
         heads = fused.view(*rows, -1, dim)

@@ -7,12 +7,16 @@ A pool is [num_blocks * block_size, heads, dim]; queries are [B, H, T, D] as tra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Expand = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Makes each head's keys [S, H, D] and values [S, H, Dv] of what the pool keeps, [S, 1, latent]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Pools:
     values: Tensor | None
     """[slots, heads, Dv]; None: the values are the first `value_dim` numbers of the keys (a latent cache)."""
     value_dim: int
+    expand: Expand | None = None
+    """Of a latent cache, in a packed step alone: query heads have keys and values of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +117,10 @@ class Packed:
     def attend(self, query: Tensor, pools: Pools, scoring: Scoring) -> Tensor:
         """One attention of all tokens over all blocks, a block-diagonal mask between the sequences."""
         _, heads, length, dim = query.shape
-        keys, values = (
-            each.flatten(0, 1).transpose(0, 1)[None] for each in _blocks(pools, self.blocks, self.block_size)
-        )
+        keys, values = (each.flatten(0, 1) for each in _blocks(pools, self.blocks, self.block_size))
+        if pools.expand is not None:
+            keys, values = pools.expand(keys)
+        keys, values = (each.transpose(0, 1)[None] for each in (keys, values))
         kv_heads = keys.shape[1]
         group = heads // kv_heads
         mask = self._mask(scoring.window, group, query.dtype)

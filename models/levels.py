@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import IntFlag
 
-from models.step import Row, Sampling
+from models.step import Sampling
 
 
 class Part(IntFlag):
@@ -36,18 +35,15 @@ LEVELS: tuple[Part, ...] = (
 """The planned programs, cheapest first; the last can do everything. One for each subset would be 64 to warm up."""
 
 
-def level_of(rows: Iterable[tuple[Row, Sampling]]) -> Part:
-    """The cheapest planned level that can do what all these rows ask for."""
-    parts = GREEDY
-    for row, sampling in rows:
-        parts |= parts_of(sampling, row.position)
+def level_for(parts: Part) -> Part:
+    """The cheapest planned level that can do all of this."""
     return next(level for level in LEVELS if parts & ~level == 0)
 
 
-def parts_of(sampling: Sampling, position: int) -> Part:
-    """What this sequence's token at this position takes; without do_sample no filter applies."""
+def parts_of(sampling: Sampling) -> Part:
+    """What a token of this sequence takes, besides a ban of the end; without do_sample no filter applies."""
     parts = GREEDY
-    if edits(sampling) or bans_eos(sampling, position):
+    if edits(sampling):
         parts |= Part.EDIT
     if sampling.top_n:
         parts |= Part.TOP_N
@@ -73,8 +69,3 @@ def penalises(sampling: Sampling) -> bool:
     return (
         sampling.repetition_penalty != 1 or sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
     )
-
-
-def bans_eos(sampling: Sampling, position: int) -> bool:
-    """Whether the sequence may not end at this position yet."""
-    return position < sampling.min_new_tokens

@@ -1,7 +1,7 @@
 """DeepSeek's multi-head latent attention over its compressed cache: one latent and one rotated key per token.
 
-Every query head is carried into the latent space, so that to the pool this is one K/V head, whose value is the
-latent part of its key. transformers expands the latents to all heads before it calls an attention.
+To the pool this is one K/V head, whose value is the latent part of its key. A decoding query is carried into the space
+of latents; a long prefill makes keys and values of every head for as long as it takes, as transformers always does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from models.attention import attend
-from models.layouts import Scoring
+from models.context import FORWARD
+from models.layouts import Packed, Scoring
 from models.rope import scaling_of
 
 
@@ -26,26 +27,50 @@ def attention(
     cosine, sine = (each[..., : module.qk_rope_head_dim // 2] for each in position_embeddings)
     neighbours = getattr(module.config, "rope_interleave", True)  # V2 knows no other order
     turned, key = (_turn(x, cosine, sine, neighbours=neighbours) for x in (turned, key[:, None]))
-    to_key, to_value = _expansions(module, plain.shape[1])
-    scoring = Scoring(softmax_scale(module.config))
-    query = torch.cat((_per_head(plain, to_key), turned), dim=-1)
-    stored = torch.cat((module.kv_a_layernorm(latent)[:, None], key), dim=-1)
-    seen = attend(module, query, stored, None, scoring, module.kv_lora_rank)
-    values = _per_head(seen, to_value.transpose(1, 2)).transpose(1, 2)
+    kept = torch.cat((module.kv_a_layernorm(latent)[:, None], key), dim=-1)
+    form = _expanded if _worth_expanding(module, plain.shape[2]) else _absorbed
+    values = form(module, plain, turned, kept).transpose(1, 2)
     return module.o_proj(values.reshape(*hidden_states.shape[:2], -1)), None
+
+
+def _worth_expanding(module: Any, tokens: int) -> bool:
+    """Whether a packed step of so many tokens saves more on scores than it pays for every head's keys and values."""
+    if not isinstance(FORWARD.view, Packed):
+        return False
+    head = module.qk_nope_head_dim + module.v_head_dim
+    return bool(tokens * (2 * module.kv_lora_rank - head) > module.kv_lora_rank * head)
+
+
+def _absorbed(module: Any, plain: Tensor, turned: Tensor, kept: Tensor) -> Tensor:
+    """Attention in the space of latents: queries are carried into it, and what they see out of it; [B, H, T, value]."""
+    weight = module.kv_b_proj.weight.view(plain.shape[1], -1, module.kv_lora_rank)
+    to_key, to_value = weight.tensor_split([module.qk_nope_head_dim], dim=1)  # views: nothing is kept twice
+    query = torch.cat((_per_head(plain, to_key), turned), dim=-1)
+    seen = attend(module, query, kept, None, _scoring(module), module.kv_lora_rank)
+    return _per_head(seen, to_value.transpose(1, 2))
+
+
+def _expanded(module: Any, plain: Tensor, turned: Tensor, kept: Tensor) -> Tensor:
+    """Attention with keys and values of every head, made of the latents that a packed step reads."""
+
+    def expand(latents: Tensor) -> tuple[Tensor, Tensor]:
+        latent, key = latents[:, 0].tensor_split([module.kv_lora_rank], dim=-1)
+        heads = module.kv_b_proj(latent).view(len(latents), plain.shape[1], -1)
+        of_key, of_value = heads.tensor_split([module.qk_nope_head_dim], dim=-1)
+        return torch.cat((of_key, key[:, None].expand(-1, plain.shape[1], -1)), dim=-1), of_value
+
+    query = torch.cat((plain, turned), dim=-1)
+    return attend(module, query, kept, None, _scoring(module), module.v_head_dim, expand)
+
+
+def _scoring(module: Any) -> Scoring:
+    return Scoring(softmax_scale(module.config))
 
 
 def rotary(module: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
     """In place of `DeepseekV2RotaryEmbedding.forward`, whose complex numbers not every device has; [B, T, R / 2]."""
     angles = position_ids[..., None].float() * module.inv_freq.float()
     return angles.cos() * module.attention_scaling, angles.sin() * module.attention_scaling
-
-
-def _expansions(module: Any, heads: int) -> tuple[Tensor, Tensor]:
-    """What makes keys [H, nope, latent] and values [H, value, latent] of a latent: halves of one weight, not copies."""
-    weight = module.kv_b_proj.weight.view(heads, -1, module.kv_lora_rank)
-    to_key, to_value = weight.tensor_split([module.qk_nope_head_dim], dim=1)
-    return to_key, to_value
 
 
 def _query(module: Any, hidden: Tensor) -> Tensor:

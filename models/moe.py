@@ -37,7 +37,9 @@ def dense_experts(experts: Any, hidden: Tensor, index: Tensor, weights: Tensor) 
     out = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, table.dtype))
     for first in range(0, experts.num_experts, at_once):
         some = slice(first, first + at_once)
-        out += (_outputs(experts, some, hidden) * table.t()[some, :, None]).sum(0)
+        share = table.t()[some, :, None]
+        # An expert may overflow on a token that is not its own, and infinity times 0 is no number.
+        out += (_outputs(experts, some, hidden) * share).masked_fill(share == 0, 0).sum(0)
     return out.to(hidden.dtype)
 
 

@@ -1,35 +1,35 @@
 """The sampler's noise: a hash of (seed, choice, position, token), the same 32 bits on every device.
 
-Half of it is plain Python (64 bits per row and step), half is int32 tensor arithmetic (32 bits per token), where
+Half of it is made on the host (64 bits per row and step), half is int32 tensor arithmetic (32 bits per token), where
 multiplication wraps and a shift is made logical by a mask. A device's logarithm may round the noise differently in
 the last place, as its kernels do the logits.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-_MASK64 = (1 << 64) - 1
+Words = NDArray[np.uint64]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def _mix64(x: int) -> int:
+def _mix64(x: Words) -> Words:
     """SplitMix64's finaliser (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014)."""
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK64
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK64
-    return x ^ (x >> 31)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return x ^ (x >> np.uint64(31))
 
 
-def row_key(seed: int, choice: int, position: int) -> tuple[int, int]:
-    """Two int32 that stand for one row's choice of one token."""
-    stream = _mix64((seed + 0x9E3779B97F4A7C15) & _MASK64) ^ _mix64((choice << 40) + position + 1)
-    key = _mix64((stream + 0x9E3779B97F4A7C15) & _MASK64)
-    return _signed(key >> 32), _signed(key & 0xFFFFFFFF)
-
-
-def _signed(word: int) -> int:
-    """The int32 of the same 32 bits."""
-    return word - (1 << 32) if word >= 1 << 31 else word
+def row_keys(seeds: Words, choices: Words, positions: Words) -> NDArray[np.int32]:
+    """Two int32 [B, 2] that stand for each row's choice of one token; products wrap at 64 bits."""
+    places = (choices << np.uint64(40)) + positions + np.uint64(1)
+    keys = _mix64((_mix64(seeds + _GOLDEN) ^ _mix64(places)) + _GOLDEN)
+    halves = np.stack([keys >> np.uint64(32), keys & np.uint64(0xFFFFFFFF)], axis=1)
+    return halves.astype(np.uint32).view(np.int32)
 
 
 def _mix32_(x: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
@@ -45,14 +44,11 @@ def settle(model: Any, longest: int, wanted: int) -> int:
 
 
 def _trained_length(config: Any) -> int:
-    known = scaling_of(config).get("original_max_position_embeddings")
-    length: int = known or getattr(config, "original_max_position_embeddings", config.max_position_embeddings)
+    name = "original_max_position_embeddings"
+    length: int = getattr(config, name, None) or scaling_of(config).get(name, config.max_position_embeddings)
     return length
 
 
 def _use_long_factors(module: Any, trained: int) -> None:
-    frequencies, _ = ROPE_INIT_FUNCTIONS["longrope"](
-        module.config, module.inv_freq.device, seq_len=trained + 1
-    )
-    with torch.no_grad():
-        module.inv_freq = frequencies.to(module.inv_freq.dtype)
+    compute = ROPE_INIT_FUNCTIONS["longrope"]
+    module.inv_freq, _ = compute(module.config, module.inv_freq.device, seq_len=trained + 1)

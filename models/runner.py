@@ -14,10 +14,11 @@ from models import forward, sampler
 from models.cache import KvPools
 from models.captured import Programs
 from models.devices import Cpu
-from models.levels import LEVELS, Part, edits, level_of
+from models.levels import LEVELS, Part, edits
 from models.plan import Bucket, Plan
 from models.sampler import Sampler
-from models.step import ModelInfo, Outcome, Progress, Row, Sampling, Step
+from models.step import ModelInfo, Outcome, Progress, Sampling, Step
+from models.wishes import Wishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class PagedRunner:
         self._openers: Programs[str] = Programs(parts.device.strategy())
         self._seconds: dict[Bucket, float] = {}
         self._sampling: dict[int, float] = {}
-        self._open: dict[int, Sampling] = {}
+        self._wishes = Wishes(plan.limits.slots, parts.sampler.dtype)
 
     @property
     def compilations(self) -> int:
@@ -102,7 +103,7 @@ class PagedRunner:
     def _build_sampler(self, level: Part, logits: Tensor) -> float:
         """Capture and execute the sampler of a level for logits of this batch; seconds."""
         batch = len(logits)
-        inputs = self._sampler_inputs((), batch)
+        inputs = self._wishes.inputs((), batch)
         fixed = self._on_device(inputs) | {"logits": torch.zeros_like(logits)}
         self._samplers.build((batch, level), self._parts.sampler.planned(level), fixed)
         started = time.perf_counter()
@@ -119,7 +120,7 @@ class PagedRunner:
     @torch.inference_mode()
     def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:
         """Give `slot` to a sequence: its sampling, and what penalties count (prompt and output so far)."""
-        self._open[slot] = sampling
+        self._wishes.set(slot, sampling)
         if edits(sampling):
             rows = self._parts.sampler.history.rows_of(slot, prompt, output, sampling)
             self._openers["open"].run(**rows)
@@ -130,16 +131,14 @@ class PagedRunner:
         program = self._forwards[step.bucket]
         logits, *rest = program.run(**forward.inputs_of(step.rows, step.bucket, self.plan.limits))
         wanted = tuple(index for index, row in enumerate(step.rows) if row.sample)
-        chosen = self._choose(step, logits, wanted) if wanted else None
+        chosen = self._choose(step, logits) if wanted else None
         scores = rest[0] if rest else None
-        top = tuple((index, self._open[step.rows[index].slot].top_n) for index in wanted)
-        return Launched(chosen, top, scores, sum(len(row.targets) for row in step.rows))
+        shown = tuple((index, self._wishes.top_n[step.rows[index].slot]) for index in wanted)
+        return Launched(chosen, shown, scores, sum(len(row.targets) for row in step.rows))
 
-    def _choose(self, step: Step, logits: Tensor, wanted: Sequence[int]) -> Tensor:
-        rows = [(row, self._open[row.slot]) for row in step.rows]
-        level = level_of(rows[index] for index in wanted)
-        inputs = self._sampler_inputs(rows, step.bucket.batch)
-        (chosen,) = self._samplers[step.bucket.batch, level].run(logits=logits, **inputs)
+    def _choose(self, step: Step, logits: Tensor) -> Tensor:
+        program = self._samplers[step.bucket.batch, self._wishes.level(step.rows)]
+        (chosen,) = program.run(logits=logits, **self._wishes.inputs(step.rows, step.bucket.batch))
         return chosen
 
     def close(self) -> None:
@@ -149,9 +148,6 @@ class PagedRunner:
         self._forwards, self._samplers, self._openers = (
             Programs(self._parts.device.strategy()) for _ in range(3)
         )
-
-    def _sampler_inputs(self, rows: Sequence[tuple[Row, Sampling]], batch: int) -> dict[str, Tensor]:
-        return sampler.inputs_of(rows, batch, self.plan.limits.slots, self._parts.sampler.dtype)
 
     def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self._parts.device.torch) for name, value in inputs.items()}

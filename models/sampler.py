@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from models.captured import Outputs
-from models.filters import ALL, LOWEST, NEVER, filtered
+from models.filters import NEVER, filtered
 from models.history import History
-from models.levels import Part, bans_eos, edits, penalises
-from models.noise import gumbel, row_key
+from models.levels import Part
+from models.noise import gumbel
 from models.ranks import likeliest
-from models.step import Row, Sampled, Sampling
+from models.step import Sampled
+from models.wishes import Floats, Ints
 
-TINY_TEMPERATURE = 1e-4
-"""Below it a temperature would only overflow: the noise no longer reaches the second-likeliest token."""
-MOST_PENALTY = 1e4
-"""A repetition penalty beyond it, or below its inverse, would only overflow."""
 MOST_TOKENS = 1 << 24
 """Ids travel to the host beside their log-probabilities, in float32, which is exact below this."""
 MOST_TOP_N = 20
@@ -39,76 +35,6 @@ def check_vocab(vocab_size: int) -> None:
         raise ValueError(
             f"a vocabulary of {vocab_size} tokens cannot be sampled: float32 holds ids below {MOST_TOKENS}"
         )
-
-
-Value = TypeVar("Value")
-
-
-class Floats(NamedTuple, Generic[Value]):
-    """The columns of the input `floats`: of one row on the host, each [B, 1] on the device."""
-
-    temperature: Value
-    top_p: Value
-    lowest: Value
-    """log(min_p): the lowest score that stays."""
-    typical_p: Value
-    repetition: Value
-    frequency: Value
-    presence: Value
-
-
-class Ints(NamedTuple, Generic[Value]):
-    """The columns of the input `ints`, likewise."""
-
-    key_high: Value
-    key_low: Value
-    do_sample: Value
-    top_k: Value
-    ban_eos: Value
-    slot: Value
-    """Where the chosen token goes."""
-    past: Value
-    """The slot whose biases and counts apply."""
-    times: Value
-    """How often the token is counted there, 0 or 1."""
-
-
-def inputs_of(
-    rows: Sequence[tuple[Row, Sampling]], batch: int, scratch: int, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """The inputs of every level: floats [batch, 7], ints [batch, 8]; padding rows are greedy, in the scratch slot."""
-    idle = Row(slot=scratch, ids=(), start=0, blocks=(), sample=False, position=0)
-    padded = [*rows, *[(idle, Sampling())] * (batch - len(rows))]
-    return {
-        "floats": torch.tensor([_floats(sampling) for _, sampling in padded], dtype=dtype),
-        "ints": torch.tensor([_ints(row, sampling, scratch) for row, sampling in padded], dtype=torch.int32),
-    }
-
-
-def _floats(sampling: Sampling) -> Floats[float]:
-    return Floats(
-        temperature=max(sampling.temperature, TINY_TEMPERATURE),
-        top_p=sampling.top_p,
-        lowest=math.log(sampling.min_p) if sampling.min_p > 0 else LOWEST,
-        typical_p=sampling.typical_p,
-        repetition=min(max(sampling.repetition_penalty, 1 / MOST_PENALTY), MOST_PENALTY),
-        frequency=sampling.frequency_penalty,
-        presence=sampling.presence_penalty,
-    )
-
-
-def _ints(row: Row, sampling: Sampling, scratch: int) -> Ints[int]:
-    high, low = row_key(sampling.seed, sampling.choice, row.position) if sampling.do_sample else (0, 0)
-    return Ints(
-        key_high=high,
-        key_low=low,
-        do_sample=sampling.do_sample,
-        top_k=min(sampling.top_k or ALL, ALL),
-        ban_eos=bans_eos(sampling, row.position),
-        slot=row.slot if row.sample else scratch,
-        past=row.slot if edits(sampling) else scratch,
-        times=row.sample and penalises(sampling),
-    )
 
 
 class Sampler:

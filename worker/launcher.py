@@ -23,9 +23,16 @@ PATIENCE = 10.0
 KILL_WAIT = 10.0
 """Seconds for the kernel to end a killed process; one that a driver holds may take longer."""
 
-DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""What a child finds set unless the parent's environment says otherwise. OpenMP's threads must not spin while they
-wait: on cores that others use too, each barrier then lasts until the scheduler takes the spinner off the core."""
+DEFAULTS = {
+    # OpenMP's threads must not spin while they wait: on cores that others use too, each barrier then lasts until the
+    # scheduler takes the spinner off the core.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # glibc must not give a step's large temporaries back to the kernel: each step would fault all their pages in
+    # again, which took a third of a decode step of 32 rows on a CPU.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+}
+"""What a child finds set unless the parent's environment says otherwise."""
 
 
 class EngineProcess:

@@ -86,6 +86,15 @@ def test_padding_changes_no_other_token() -> None:
     torch.testing.assert_close(padded[:3], alone, rtol=0, atol=1e-12)
 
 
+def test_an_expert_that_overflows_disturbs_no_token_but_its_own() -> None:
+    experts = Experts(transposed=False)
+    experts.down_proj[2] = torch.inf
+    hidden, _, weights = routed(2)
+    out = moe.dense_experts(experts, hidden, torch.tensor([[0, 1], [1, 2]]), weights)
+    assert out[0].isfinite().all()
+    assert not out[1].isfinite().any()
+
+
 def test_a_narrow_dtype_stays_narrow() -> None:
     """Routers weigh in float32 whatever the model's dtype."""
     experts = Experts(transposed=False).to(torch.bfloat16)

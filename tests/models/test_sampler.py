@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,11 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.filters import ALL, LOWEST, NEVER, filtered
-from models.levels import GREEDY, LEVELS, Part, level_of, parts_of
-from models.noise import gumbel, noise_bits, row_key
+from models.levels import GREEDY, LEVELS, Part, parts_of
+from models.noise import gumbel, noise_bits, row_keys
 from models.ranks import likeliest
-from models.sampler import MOST_TOKENS, MOST_TOP_N, Sampler, check_vocab, inputs_of, report
+from models.sampler import MOST_TOKENS, MOST_TOP_N, Sampler, check_vocab, report
 from models.step import Row, Sampled, Sampling
+from models.wishes import Wishes
 from tests.models.audit import Signatures
 
 SLOTS, EOS = 4, 2
@@ -45,6 +48,29 @@ def sampler(vocab: int, dtype: torch.dtype = torch.float32) -> Sampler:
 
 def row(slot: int = 0, position: int = 0, sample: bool = True) -> Row:
     return Row(slot=slot, ids=(0,), start=0, blocks=(1,), sample=sample, position=position)
+
+
+def level_of(rows: Sequence[tuple[Row, Sampling]]) -> Part:
+    """The planned level for rows with these wishes, each in a slot of its own."""
+    wishes = Wishes(len(rows), torch.float32)
+    for slot, (_, sampling) in enumerate(rows):
+        wishes.set(slot, sampling)
+    return wishes.level([replace(row, slot=slot) for slot, (row, _) in enumerate(rows)])
+
+
+def inputs_of(
+    rows: Sequence[tuple[Row, Sampling]], batch: int, slots: int, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The sampler's inputs for rows with these wishes."""
+    wishes = Wishes(slots, dtype)
+    for row, sampling in rows:
+        wishes.set(row.slot, sampling)
+    return wishes.inputs([row for row, _ in rows], batch)
+
+
+def key_of(*at: tuple[int, int, int]) -> Tensor:
+    """The keys [B, 2] of these (seed, choice, position)."""
+    return torch.from_numpy(row_keys(*(np.array(column, np.uint64) for column in zip(*at, strict=True))))
 
 
 def opened(
@@ -275,7 +301,7 @@ class TestNoise:
         self, at: tuple[int, int, int], bits: list[int], noise: list[float]
     ) -> None:
         """Committed values: another noise would change every seeded text that a user has kept."""
-        keys = torch.tensor([row_key(*at)], dtype=torch.int32)
+        keys = key_of(at)
         assert noise_bits(keys, 4)[0].tolist() == bits
         assert gumbel(keys, 4)[0].tolist() == pytest.approx(noise, abs=1e-5)
 
@@ -289,7 +315,7 @@ class TestNoise:
     def test_its_bits_are_those_of_unbounded_integers(
         self, seed: int, choice: int, position: int, vocab: int
     ) -> None:
-        keys = torch.tensor([row_key(seed, choice, position)], dtype=torch.int32)
+        keys = key_of((seed, choice, position))
         last = int(noise_bits(keys, vocab)[0, -1])
         assert last % 2**32 == hashed(seed, choice, position, vocab - 1)
 
@@ -298,22 +324,20 @@ class TestNoise:
         """Whichever coordinate varies."""
         draws, bins = 20_000, 8
         if axis == "token":
-            noise = gumbel(torch.tensor([row_key(1, 0, 0)], dtype=torch.int32), draws * bins).view(
-                draws, bins
-            )
+            noise = gumbel(key_of((1, 0, 0)), draws * bins).view(draws, bins)
         else:
             at = {
                 "position": lambda i: (5, 0, i),
                 "seed": lambda i: (i, 0, 0),
                 "choice": lambda i: (5, i, 0),
             }[axis]
-            noise = gumbel(torch.tensor([row_key(*at(i)) for i in range(draws)], dtype=torch.int32), bins)
+            noise = gumbel(key_of(*(at(i) for i in range(draws))), bins)
         weights = torch.tensor([0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.04, 0.01])
         counts = (weights.log() + noise).argmax(-1).bincount(minlength=bins).double()
         assert chi2(counts, weights.double()) < limit(bins)
 
     def test_neighbouring_tokens_and_rows_are_independent(self) -> None:
-        noise = gumbel(torch.tensor([row_key(1, 0, i) for i in range(64)], dtype=torch.int32), 4096)
+        noise = gumbel(key_of(*((1, 0, i) for i in range(64))), 4096)
         for other in (noise.roll(1, 0), noise.roll(1, 1)):
             assert (
                 abs(float(torch.corrcoef(torch.stack([noise.reshape(-1), other.reshape(-1)]))[0, 1])) < 0.01
@@ -411,7 +435,7 @@ class TestLevels:
         chooser = sampler(301, dtype)
         chosen = {level: choose(chooser, logits, rows, level) for level in LEVELS}
         for index, (at, sampling) in enumerate(rows):
-            enough = [level for level in LEVELS if parts_of(sampling, at.position) & ~level == 0]
+            enough = [level for level in LEVELS if parts_of(sampling) & ~level == 0]
             assert len({chosen[level][index] for level in enough}) == 1
 
     @pytest.mark.parametrize(

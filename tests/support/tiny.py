@@ -51,7 +51,7 @@ _FALCON = {
     "max_position_embeddings": 512, **_SPECIAL_IDS, **_UNTIED,
 }  # fmt: skip
 _LATENT = _COMMON | _FULL_HEADS | _EXPERTS | {
-    "q_lora_rank": 24, "kv_lora_rank": 20, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12,
+    "q_lora_rank": 24, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12,
     "n_routed_experts": 8, "n_shared_experts": 2, "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2,
     "routed_scaling_factor": 1.5, "head_dim": 8, "rope_scaling": _DEEPSEEK_YARN, "rope_theta": 10000.0,
 }  # fmt: skip
@@ -155,6 +155,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon-40b": (
         "falcon",
         _FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2, "parallel_attn": True, "bias": True},
+    ),
+    "falcon-11b": (
+        "falcon",
+        _FALCON
+        | {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1, "bias": False},
     ),
     "falcon-serial": ("falcon", _FALCON | {"multi_query": False, "parallel_attn": False, "bias": True}),
     "falcon-alibi": ("falcon", _FALCON | {"alibi": True}),
