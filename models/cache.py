@@ -49,6 +49,17 @@ class KvPools:
                 pool = torch.zeros(tokens, shape.heads, dim, dtype=self.dtype, device=device)
                 module.register_buffer(name, pool, persistent=False)
 
+    def scrub(self) -> tuple[()]:
+        """Planned: put zeros for what is not a number, so that a block's next owner never multiplies with it.
+
+        Masked positions count for nothing only as long as they are finite.
+        """
+        for module in self.layers:
+            for name in ("k_cache", "v_cache"):
+                if hasattr(module, name):
+                    getattr(module, name).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        return ()
+
     def free(self) -> None:
         """Let the pools go."""
         for module in self.layers:

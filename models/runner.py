@@ -53,7 +53,7 @@ class Parts:
 
 
 class PagedRunner:
-    """Forward and sampler as tables of programs: by bucket, by (batch, level), and one that opens a slot."""
+    """Forward and sampler as tables of programs: by bucket, by (batch, level), and a few others."""
 
     def __init__(self, info: ModelInfo, plan: Plan, parts: Parts, depth: int = 1) -> None:
         self.info = info
@@ -62,7 +62,7 @@ class PagedRunner:
         self._parts = parts
         self._forwards: Programs[Bucket] = Programs(parts.device.strategy())
         self._samplers: Programs[tuple[int, Part]] = Programs(parts.device.strategy())
-        self._openers: Programs[str] = Programs(parts.device.strategy())
+        self._others: Programs[str] = Programs(parts.device.strategy())
         self._seconds: dict[Bucket, float] = {}
         self._sampling: dict[int, float] = {}
         self._wishes = Wishes(plan.limits.slots, parts.sampler.dtype)
@@ -70,7 +70,7 @@ class PagedRunner:
     @property
     def compilations(self) -> int:
         """Programs built since warm-up: 0, or the plan was left."""
-        return self._forwards.since_seal + self._samplers.since_seal + self._openers.since_seal
+        return self._forwards.since_seal + self._samplers.since_seal + self._others.since_seal
 
     def seconds(self, bucket: Bucket) -> float:
         """How long that bucket took in warm-up, forward and samplers; KeyError outside the plan."""
@@ -83,10 +83,10 @@ class PagedRunner:
         for done, bucket in enumerate(buckets):
             progress("warm-up", done, len(buckets))
             self._seconds[bucket] = self._build(bucket)
-        self._build_opener()
+        self._build_others()
         self._forwards.seal()
         self._samplers.seal()
-        self._openers.seal()
+        self._others.seal()
         progress("warm-up", len(buckets), len(buckets))
 
     def _build(self, bucket: Bucket) -> float:
@@ -110,12 +110,14 @@ class PagedRunner:
         self._samplers[batch, level].run(logits=logits, **inputs)
         return time.perf_counter() - started
 
-    def _build_opener(self) -> None:
-        """Capture and execute the program that opens a slot, on the scratch slot."""
+    def _build_others(self) -> None:
+        """Capture and execute the program that opens a slot, on the scratch slot, and the one that scrubs the pools."""
         history = self._parts.sampler.history
         inputs = history.rows_of(self.plan.limits.slots, (), (), Sampling())
-        self._openers.build("open", history.write, self._on_device(inputs))
-        self._openers["open"].run(**inputs)
+        self._others.build("open", history.write, self._on_device(inputs))
+        self._others["open"].run(**inputs)
+        self._others.build("scrub", self._parts.pools.scrub, {})
+        self.scrub()
 
     @torch.inference_mode()
     def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:
@@ -123,7 +125,7 @@ class PagedRunner:
         self._wishes.set(slot, sampling)
         if edits(sampling):
             rows = self._parts.sampler.history.rows_of(slot, prompt, output, sampling)
-            self._openers["open"].run(**rows)
+            self._others["open"].run(**rows)
 
     @torch.inference_mode()
     def launch(self, step: Step) -> Launched:
@@ -141,11 +143,16 @@ class PagedRunner:
         (chosen,) = program.run(logits=logits, **self._wishes.inputs(step.rows, step.bucket.batch))
         return chosen
 
+    @torch.inference_mode()
+    def scrub(self) -> None:
+        """A step has raised: let nothing that is not a number stay in the pools."""
+        self._others["scrub"].run()
+
     def close(self) -> None:
         """Free the pools and the programs; the runner is of no use afterwards."""
         self._parts.pools.free()
         self._parts.forward.detach()
-        self._forwards, self._samplers, self._openers = (
+        self._forwards, self._samplers, self._others = (
             Programs(self._parts.device.strategy()) for _ in range(3)
         )
 

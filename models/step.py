@@ -177,6 +177,9 @@ class Runner(Protocol):
     def launch(self, step: Step) -> Pending:
         """Start one step. A bucket outside the plan is a KeyError, never a compilation."""
 
+    def scrub(self) -> None:
+        """A step has raised, and may have left what is not a number in blocks that others will hold: put it right."""
+
     @property
     def compilations(self) -> int:
         """Programs built since warm-up: 0, or the plan was left."""

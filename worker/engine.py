@@ -122,7 +122,8 @@ class Engine:
     def raised(self, batch: Batch, error: Exception) -> None:
         """Find out who is to blame, and say so; RunnerBroken if it looks like nobody.
 
-        The steps launched after it have computed on what it left behind: their results are dropped.
+        The steps launched after it have computed on what it left behind: their results are dropped. A device that
+        cannot even be put right is broken.
         """
         traceback.print_exception(error)
         self._raises += 1
@@ -130,6 +131,7 @@ class Engine:
             raise RunnerBroken(f"{self._raises} steps in a row have raised, at last {sentence(error)}")
         later = [after for after, _ in self._launched]
         self._launched.clear()
+        self.runner.scrub()
         if guilty := self.scheduler.blame(batch, later):
             del self._sequences[guilty.seq]
             self.link.send(frames.SequenceFailed(seq=guilty.seq, error=f"the step failed: {sentence(error)}"))

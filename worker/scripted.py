@@ -181,6 +181,9 @@ class ScriptedRunner:
         """What a prompt's token after that position has for a log-probability."""
         return -(1 + position % 16) / 16
 
+    def scrub(self) -> None:
+        """A script has no numbers."""
+
     def seconds(self, bucket: Bucket) -> float:
         """What every step takes."""
         return self.settings.step

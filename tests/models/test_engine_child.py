@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from safetensors.torch import load_file, save_file
 
 from models.step import LoadSpec
 from tests.models.drive import Reference
 from tests.models.test_exactness import prompts
 from wire.job import SamplingParams
 from worker.launcher import EngineProcess
-from worker.link import Admit, FromEngine, LoadFailed, Progress, Ready, Stepped, Stopped
+from worker.link import Admit, FromEngine, LoadFailed, Progress, Ready, SequenceFailed, Stepped, Stopped
 
 DEADLINE = 180.0
 NEW = 8
@@ -50,6 +53,35 @@ def test_sequences_through_the_link_get_the_tokens_of_generate(model_of: Callabl
         assert engine.stop(DEADLINE) == 0
     reference = Reference(folder)
     assert left == {seq: reference.greedy(prompt, NEW) for seq, prompt in enumerate(prompts())}
+
+
+def test_a_sequence_that_computes_nan_leaves_nothing_behind(
+    model_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its blocks are the next one's, whose masked positions would else be NaN times zero."""
+    poison, folder = 77, tmp_path / "model"
+    shutil.copytree(model_of("llama"), folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][poison] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    clean = [[each for each in prompt if each != poison] for prompt in prompts()[:4]]
+    spec = LoadSpec(model_id=str(folder), dtype="float64", slots=2, kv_blocks=17, max_total_tokens=128)
+    with EngineProcess.start(spec, environment={"OMP_NUM_THREADS": "1"}) as engine:
+        params = SamplingParams(max_new_tokens=NEW, seed=0, ignore_eos=True)
+        bad = Admit(seq=9, prompt=[poison] * 100, output=[], params=params)
+        engine.link.send(bad)
+        frames = until(engine, lambda frames: any(isinstance(f, SequenceFailed) for f in frames))
+        for seq, prompt in enumerate(clean):
+            engine.link.send(Admit(seq=seq, prompt=prompt, output=[], params=params))
+        frames = until(
+            engine, lambda frames: sum(len(f.left) for f in frames if isinstance(f, Stepped)) == len(clean)
+        )
+    given: dict[int, list[int]] = {seq: [] for seq in range(len(clean))}
+    for step in (frame for frame in frames if isinstance(frame, Stepped)):
+        for output in step.outputs:
+            given[output.seq].append(output.id)
+    reference = Reference(model_of("llama"))
+    assert given == {seq: reference.greedy(prompt, NEW) for seq, prompt in enumerate(clean)}
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_the_child_exits_with_1() -> None:

@@ -434,7 +434,7 @@ class TestLevels:
         ]
         chooser = sampler(301, dtype)
         chosen = {level: choose(chooser, logits, rows, level) for level in LEVELS}
-        for index, (at, sampling) in enumerate(rows):
+        for index, (_, sampling) in enumerate(rows):
             enough = [level for level in LEVELS if parts_of(sampling) & ~level == 0]
             assert len({chosen[level][index] for level in enough}) == 1
 
