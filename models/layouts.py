@@ -43,11 +43,6 @@ class Scoring:
     sinks: Tensor | None = None
     """[H]: a score per query head that takes part in the softmax and in nothing else (GPT-OSS)."""
 
-    @property
-    def plain(self) -> bool:
-        """Whether a fused softmax attention computes it."""
-        return self.softcap is None and self.sinks is None
-
 
 class View(Protocol):
     """One step's way to read the pools."""
@@ -66,23 +61,29 @@ def _blocks(pools: Pools, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _softmax_attention(
-    folded: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scoring: Scoring, heads: int
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scoring: Scoring, sinks: Tensor | None
 ) -> Tensor:
-    """Attention of folded queries [B, Hk, G * T, D] over [B, Hk, S, D]; the mask is added, [B, 1, G * T or 1, S]."""
-    if scoring.plain:
-        return F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scoring.scale)
-    scores = torch.matmul(folded * scoring.scale, keys.transpose(2, 3))
+    """Attention of query [P, G, T, D] over keys and values [P, G or 1, S, …]; mask and sinks broadcast."""
+    if scoring.softcap is None and sinks is None:
+        keys, values = (each.expand(-1, query.shape[1], -1, -1) for each in (keys, values))
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scoring.scale)
+    scores = _shared_product(query * scoring.scale, keys.transpose(2, 3))
     if scoring.softcap is not None:
         scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
     scores = scores + mask
-    if scoring.sinks is not None:
-        batch, kv_heads, rows, _ = scores.shape
-        group = heads // kv_heads
-        sink = scoring.sinks.to(scores.dtype).view(1, kv_heads, group, 1)
-        sink = sink.expand(batch, kv_heads, group, rows // group).reshape(batch, kv_heads, rows, 1)
-        scores = torch.cat([scores, sink], -1)
-    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(folded.dtype)
-    return torch.matmul(weights[..., : keys.shape[2]], values)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores.dtype).expand(*scores.shape[:3], 1)], -1)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    return _shared_product(weights[..., : keys.shape[2]], values)
+
+
+def _shared_product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """rows [P, G, T, I] times matrix [P, G or 1, I, O]: one that a group shares is multiplied once, not repeated."""
+    pairs, group, length, _ = rows.shape
+    if matrix.shape[1] == group:
+        return torch.matmul(rows, matrix)
+    folded = rows.reshape(pairs, 1, group * length, -1)
+    return torch.matmul(folded, matrix).view(pairs, group, length, -1)
 
 
 def _hidden(key: Tensor, query: Tensor, window: int | None) -> Tensor:
@@ -111,33 +112,31 @@ class Packed:
     firsts: Tensor
     """[N] int64: the position of the block's first token."""
     block_size: int
-    masks: dict[tuple[int | None, int], Tensor] = field(init=False, default_factory=dict)
-    """By (window, query heads per K/V head): built once a step, used by every layer alike."""
+    masks: dict[int | None, Tensor] = field(init=False, default_factory=dict)
+    """By window: built once a step, used by every layer alike."""
 
     def attend(self, query: Tensor, pools: Pools, scoring: Scoring) -> Tensor:
         """One attention of all tokens over all blocks, a block-diagonal mask between the sequences."""
-        _, heads, length, dim = query.shape
         keys, values = (each.flatten(0, 1) for each in _blocks(pools, self.blocks, self.block_size))
         if pools.expand is not None:
             keys, values = pools.expand(keys)
-        keys, values = (each.transpose(0, 1)[None] for each in (keys, values))
-        kv_heads = keys.shape[1]
-        group = heads // kv_heads
-        mask = self._mask(scoring.window, group, query.dtype)
-        folded = query.reshape(1, kv_heads, group * length, dim)
-        out = _softmax_attention(folded, keys, values, mask, scoring, heads)
-        return out.reshape(1, heads, length, pools.value_dim)
+        keys, values = (each.transpose(0, 1)[:, None] for each in (keys, values))
+        kv_heads = keys.shape[0]
+        grouped = query[0].view(kv_heads, -1, *query.shape[2:])
+        sinks = None if scoring.sinks is None else scoring.sinks.view(kv_heads, -1, 1, 1)
+        mask = self._mask(scoring.window, query.dtype)
+        return _softmax_attention(grouped, keys, values, mask, scoring, sinks).flatten(0, 1)[None]
 
-    def _mask(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor:
-        """[1, 1, group * T, S]."""
-        if (mask := self.masks.get((window, group))) is None:
+    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[1, 1, T, S]."""
+        if (mask := self.masks.get(window)) is None:
             offset = torch.arange(self.block_size, device=self.blocks.device)
             key = (self.firsts[:, None] + offset).reshape(-1)
             owner = self.block_owners[:, None].expand(-1, self.block_size).reshape(-1)
             strange = owner[None, :] != self.owners[:, None]
             hidden = strange | _hidden(key[None, :], self.positions[:, None], window)
-            mask = _mask_of(hidden, dtype).repeat(group, 1)[None, None]
-            self.masks[window, group] = mask
+            mask = _mask_of(hidden, dtype)[None, None]
+            self.masks[window] = mask
         return mask
 
 
@@ -161,9 +160,10 @@ class Gather:
             for each in _blocks(pools, self.tables.reshape(-1), self.block_size)
         )
         kv_heads = keys.shape[1]
+        grouped = query.reshape(batch, kv_heads, heads // kv_heads, dim)
+        sinks = None if scoring.sinks is None else scoring.sinks.view(1, kv_heads, -1, 1)
         mask = self._mask(scoring.window, length, query.dtype).expand(-1, -1, heads // kv_heads, -1)
-        folded = query.reshape(batch, kv_heads, heads // kv_heads, dim)
-        out = _softmax_attention(folded, keys, values, mask, scoring, heads)
+        out = _softmax_attention(grouped, keys, values, mask, scoring, sinks)
         return out.reshape(batch, heads, 1, pools.value_dim)
 
     def _mask(self, window: int | None, length: int, dtype: torch.dtype) -> Tensor:
