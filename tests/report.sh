@@ -27,6 +27,7 @@ run() { # VENV PYTEST-ARGUMENTS...
 {
   echo "make test-all, $(date -u +%F), commit $(git rev-parse --short HEAD)"
   run "$venv" tests -m ""
-  run "$old" tests/models tests/integration/test_demo_model.py -m ""
+  # The long audit takes a quarter of an hour, and finds the same under both.
+  run "$old" tests/models tests/integration/test_demo_model.py -m "" -k "not 5000"
   exit $failed
 } 2>&1 | tee "$report"
