@@ -22,7 +22,7 @@ from models.families import Family, family_of
 from models.forward import Forward
 from models.histogram import Histogram
 from models.limits import choose_limits
-from models.planner import DEFAULT_GRAPHS, plan_buckets
+from models.planner import DEFAULT_GRAPHS, affordable_graphs, plan_buckets
 from models.runner import PagedRunner, Parts
 from models.sampler import Sampler, check_vocab
 from models.step import LoadSpec, ModelInfo, Progress
@@ -132,6 +132,13 @@ def costs_of(info: ModelInfo, model: Any, device: Cpu) -> CostModel:
     return CostModel(MACHINES[device.name], shape_of(model.config.to_dict(), info.parameters, size))
 
 
+def graphs_of(spec: LoadSpec, device: Cpu) -> int:
+    """Most buckets: as told, else what the time for warm-up suffices for, else the usual number."""
+    if spec.graphs or not spec.warm_up_seconds:
+        return spec.graphs or DEFAULT_GRAPHS
+    return affordable_graphs(spec.warm_up_seconds, MACHINES[device.name].graph)
+
+
 def counted(spec: LoadSpec) -> Histogram:
     """The shapes that earlier runs counted; none where there is no file yet."""
     if not spec.histogram or not Path(spec.histogram).exists():
@@ -145,9 +152,7 @@ def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, devic
     try:
         check_vocab(info.vocab_size)
         limits = choose_limits(spec, info.max_position, pools.bytes_per_block, device)
-        plan = plan_buckets(
-            limits, spec.graphs or DEFAULT_GRAPHS, costs_of(info, model, device), counted(spec)
-        )
+        plan = plan_buckets(limits, graphs_of(spec, device), costs_of(info, model, device), counted(spec))
     except ValueError as error:
         raise ModelRefused(str(error)) from error
     try:

@@ -144,6 +144,8 @@ class LoadSpec:
     """Steps in flight."""
     graphs: int = 0
     """Most buckets of the plan."""
+    warm_up_seconds: int = 0
+    """What warm-up may take, which then says how many buckets there are, unless `graphs` does."""
     histogram: str = ""
     """File of the shapes that launches had: read for the plan, written with what is counted; empty: none."""
     prefix_cache: bool = True

@@ -29,8 +29,8 @@ def _positive(text: str) -> int:
 
 
 def _graphs(text: str) -> int:
-    if (value := _whole(text)) < 3:
-        raise ValueError("a whole number, at least 3: one shape for each phase")
+    if 0 < (value := _whole(text)) < 3:
+        raise ValueError("a whole number, at least 3: one shape for each phase; or 0")
     return value
 
 
@@ -103,7 +103,14 @@ class Config:
     steps_in_flight: int = _setting(
         0, "steps launched before the first is read; 0: as the device likes", _whole
     )
-    graphs: int = _setting(64, "most planned shapes; more pad less and warm up for longer", _graphs)
+    graphs: int = _setting(
+        0,
+        "most planned shapes; more pad less and warm up for longer; 0: by WARM_UP_SECONDS, else 64",
+        _graphs,
+    )
+    warm_up_seconds: int = _setting(
+        0, "what warm-up may take; 0: as many planned shapes as GRAPHS says", _whole
+    )
     histogram: str = _setting(
         "", "file of the shapes that were run: the next start plans for them; default: none"
     )

@@ -223,6 +223,7 @@ def load_spec(config: Config) -> LoadSpec:
         layout="" if config.layout == "auto" else config.layout,
         depth=config.steps_in_flight,
         graphs=config.graphs,
+        warm_up_seconds=config.warm_up_seconds,
         histogram=config.histogram,
         prefix_cache=config.prefix_caching,
         cache_dir=config.cache_dir,

@@ -18,6 +18,7 @@ from models import falcon, families
 from models import load as loading
 from models.errors import ModelRefused
 from models.families import FAMILIES, Family
+from models.histogram import Histogram
 from models.limits import choose_limits
 from models.load import load
 from models.step import LoadSpec
@@ -209,3 +210,46 @@ class TestLimits:
             choose_limits(
                 LoadSpec(model_id="m", max_total_tokens=2048), 2048, lambda size: 10_000, FakeDevice()
             )
+
+
+class TestPlan:
+    @pytest.mark.parametrize(
+        ("spec", "most"),
+        [
+            ({}, 64),
+            ({"graphs": 9}, 9),
+            ({"warm_up_seconds": 1}, 20),
+            ({"graphs": 9, "warm_up_seconds": 1}, 9),
+        ],
+    )
+    def test_the_number_of_buckets_is_told_or_follows_from_the_time_for_warm_up(
+        self, spec: dict[str, Any], most: int, model_of: Maker
+    ) -> None:
+        runner = load(
+            LoadSpec(model_id=str(model_of("llama")), slots=16, max_total_tokens=512, **spec), quiet
+        )
+        assert len(runner.plan) == most
+
+    def test_what_was_counted_moves_the_buckets_to_where_the_traffic_is(
+        self, tmp_path: Path, model_of: Maker
+    ) -> None:
+        path = tmp_path / "shapes.json"
+        given = {
+            "model_id": str(model_of("llama")),
+            "max_total_tokens": 512,
+            "graphs": 8,
+            "histogram": str(path),
+        }
+        fresh = load(LoadSpec(**given), quiet).plan
+        counted = Histogram()
+        for _ in range(1000):
+            counted.count("decode", 7, 5)
+        counted.save(path)
+        plan = load(LoadSpec(**given), quiet).plan
+        assert (plan.decode(7, 5).batch, plan.decode(7, 5).blocks) == (7, 5)
+        assert plan.cost(plan.decode(7, 5)) < fresh.cost(fresh.decode(7, 5))
+
+    def test_a_file_that_is_no_histogram_is_refused(self, tmp_path: Path, model_of: Maker) -> None:
+        path = tmp_path / "shapes.json"
+        path.write_text("{}")
+        assert str(path) in refusal(model_of("llama"), histogram=str(path))
