@@ -173,9 +173,11 @@ class Scheduler:
         """The step raised: give back whose fault it is, or None after sending its rows to try again one by one.
 
         They prefill anew, and so do those of the steps launched after it, whose results are lost: nothing that a
-        half-run step left behind counts. The one to blame has left.
+        half-run step left behind counts. The one to blame has left. Nothing that was cached is found again: a chunk
+        that computed NaN is noticed only when a token is sampled after it, and its blocks are published by then.
         """
         self._in_flight = 0
+        self.pool.forget()
         lost = {s: None for each in (batch, *later) for s in each.sequences}
         guilty = batch.sequences[0] if len(batch.sequences) == 1 else None
         for sequence in lost:

@@ -241,6 +241,14 @@ class TestPrefixes:
         lab.drain()
         assert lab.scheduler.hit_tokens > 0
 
+    def test_after_a_step_that_raised_nothing_cached_is_trusted(self) -> None:
+        lab = Lab(num_blocks=100)
+        assert self.started(lab, sequence(0, prompt(21), 5)) == 0
+        self.started(lab, sequence(1, [*b"a long prompt in chunks !raise@0"], 5))
+        assert lab.left == [0, 1] and not lab.given[1]
+        assert self.started(lab, sequence(2, prompt(21), 5)) == 0
+        assert self.started(lab, sequence(3, prompt(21), 5)) == 20
+
     def test_it_can_be_switched_off(self) -> None:
         lab = Lab(prefix_cache=False)
         assert self.started(lab, sequence(0, prompt(21), 5)) == 0
