@@ -65,7 +65,9 @@ def test_a_sequence_that_computes_nan_leaves_nothing_behind(
     weights["model.embed_tokens.weight"][poison] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     clean = [[each for each in prompt if each != poison] for prompt in prompts()[:4]]
-    spec = LoadSpec(model_id=str(folder), dtype="float64", slots=2, kv_blocks=17, max_total_tokens=128)
+    spec = LoadSpec(
+        model_id=str(folder), dtype="float64", slots=2, kv_blocks=17, max_total_tokens=128, prefill_chunk=32
+    )
     with EngineProcess.start(spec, environment={"OMP_NUM_THREADS": "1"}) as engine:
         params = SamplingParams(max_new_tokens=NEW, seed=0, ignore_eos=True)
         for seq in (8, 9):  # the second must not begin with what the first has left in the prefix cache
