@@ -71,7 +71,7 @@ def test_a_sequence_that_computes_nan_leaves_nothing_behind(
     with EngineProcess.start(spec, environment={"OMP_NUM_THREADS": "1"}) as engine:
         params = SamplingParams(max_new_tokens=NEW, seed=0, ignore_eos=True)
         for seq in (8, 9):  # the second must not begin with what the first has left in the prefix cache
-            engine.link.send(Admit(seq=seq, prompt=[poison] * 100, output=[], params=params))
+            engine.link.send(Admit(seq=seq, prompt=[poison] * 32 + [5] * 60, output=[], params=params))
             frames = until(engine, lambda frames: bool(frames) and isinstance(frames[-1], SequenceFailed))
         for seq, prompt in enumerate(clean):
             engine.link.send(Admit(seq=seq, prompt=prompt, output=[], params=params))
