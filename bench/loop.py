@@ -26,9 +26,12 @@ def run_as_engine() -> None:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **missing})
 
 
-def random_llama(folder: Path, *, vocab: int, positions: int, seed: int = 0, **shape: int) -> Path:
-    """Write a Llama with random weights; speed does not depend on what they say. `shape`: hidden, layers and heads."""
-    torch.manual_seed(seed)
+def random_llama(folder: Path, *, vocab: int, positions: int, scale: float = 1.0, **shape: int) -> Path:
+    """Write a Llama with random weights, which speed does not depend on. `shape`: hidden, layers, heads, kv_heads.
+
+    `scale` multiplies the weights of a fresh model, which at 1 repeats one token for ever.
+    """
+    torch.manual_seed(0)
     hidden, heads = shape["hidden"], shape["heads"]
     config = LlamaConfig(
         hidden_size=hidden,
@@ -38,6 +41,7 @@ def random_llama(folder: Path, *, vocab: int, positions: int, seed: int = 0, **s
         num_key_value_heads=shape.get("kv_heads", max(1, heads // 2)),
         vocab_size=vocab,
         max_position_embeddings=positions,
+        initializer_range=0.02 * scale,
         tie_word_embeddings=False,
     )
     model: Any = LlamaForCausalLM(config)
