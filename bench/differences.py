@@ -10,7 +10,7 @@ counts as different from its first other token on; tokens are counted up to ther
 
 Models: the built-in demo model, on beginnings of its own kind of stories; and a random Llama whose head is scaled until
 the mean entropy of its next token is --entropy nats on random prompts, about what a trained model's is on text: as they
-come, a random model's logits are nearly uniform, and its two likeliest tokens close far more often than a trained one's.
+come, a random model's logits are nearly uniform, and its two likeliest tokens closer far more often than a trained's.
 In float64 nothing may differ: then the exit code is 1. The rates are of this machine's kernels.
 """
 

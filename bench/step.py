@@ -15,9 +15,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
+
 from bench.hardware import hardware
 from models import forward, sampler
-from models.plan import LAYOUTS, Limits, plan_buckets
+from models.levels import level_of
+from models.plan import LAYOUTS, Limits
+from models.planner import plan_buckets
 from models.step import Outcome, Row, Sampled, Sampling
 from worker.scheduler import Batch, Scheduler
 from worker.sequence import Sequence
@@ -72,8 +76,8 @@ class Bench:
         step, slots = batch.step, self.limits.slots
         forward.inputs_of(step.rows, step.bucket, self.limits)
         rows: list[tuple[Row, Sampling]] = [(row, self._sampling[row.slot]) for row in step.rows]
-        level = max(sampler.level_of(sampling, row.position) for row, sampling in rows)
-        sampler.inputs_of(rows, level, step.bucket.batch, slots, forward.torch.float32)
+        level_of(pair for pair in rows if pair[0].sample)
+        sampler.inputs_of(rows, step.bucket.batch, slots, torch.float32)
 
     def timed(self, part: str, call: Callable[[], T]) -> T:
         began = time.perf_counter()
