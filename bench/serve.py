@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,14 +128,14 @@ def asker(model: Path) -> Callable[[httpx.Client, Request], Answer]:
 
 
 @contextmanager
-def running(command: Sequence[str], log: Path, **settings: str) -> Iterator[int]:
-    """A process from here to the end of the block; its pid."""
+def running(command: Sequence[str], log: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process from here to the end of the block."""
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, cwd=ROOT, env={**DEFAULTS, **os.environ, **settings}, stdout=out, stderr=out
         )
     try:
-        yield process.pid
+        yield process
     finally:
         process.terminate()
         try:
@@ -162,8 +162,8 @@ def ours(model: Path, folder: Path, options: argparse.Namespace) -> Iterator[Ser
         ]
         assert redis.child is not None
         url = f"http://127.0.0.1:{port}"
-        wait_for(url + "/readyz", "ours", folder / "worker.log", options.patience)
-        yield Server("ours", url, (redis.child.pid, *started), ask_ours)
+        wait_for(url + "/readyz", started, folder / "worker.log", options.patience)
+        yield Server("ours", url, (redis.child.pid, *[process.pid for process in started]), ask_ours)
 
 
 @contextmanager
@@ -175,24 +175,24 @@ def peer(model: Path, folder: Path, options: argparse.Namespace) -> Iterator[Ser
     command += ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--continuous-batching", "--attn-implementation", "sdpa", "--cb-num-blocks", str(blocks)]
     command += shlex.split(options.peer_options)
-    with running(command, log, HF_HUB_OFFLINE="1") as pid:
+    with running(command, log, HF_HUB_OFFLINE="1") as process:
         url = f"http://127.0.0.1:{port}"
-        wait_for(url + "/health", "transformers serve", log, options.patience)
-        yield Server("transformers serve", url, (pid,), asker(model))
+        wait_for(url + "/health", [process], log, options.patience)
+        yield Server("transformers serve", url, (process.pid,), asker(model))
 
 
-def wait_for(url: str, name: str, log: Path, patience: float) -> None:
-    """Until the address answers 200; NoAnswer with the end of the log."""
+def wait_for(url: str, needed: Sequence[subprocess.Popen[bytes]], log: Path, patience: float) -> None:
+    """Until the address answers 200; NoAnswer with the end of the log, at once if a process that it needs ended."""
     end = time.monotonic() + patience
-    while time.monotonic() < end:
-        try:
+    while time.monotonic() < end and all(process.poll() is None for process in needed):
+        with suppress(httpx.HTTPError):
             if httpx.get(url, timeout=5).status_code == 200:
                 return
-        except httpx.HTTPError:
-            pass
         time.sleep(0.1)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-    raise NoAnswer(f"{name} was not ready within {patience:g} s; its log ends:\n{tail}")
+    raise NoAnswer(
+        f"{url} was not ready within {patience:g} s, or its process ended; {log.name} ends:\n{tail}"
+    )
 
 
 def serve(server: Server, work: Sequence[Request], clients: int, patience: float) -> list[Answer]:
