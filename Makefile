@@ -56,7 +56,10 @@ format: $(VENV)/.dev ## Put the code into its one form
 
 bench: $(VENV)/.dev ## What we claim, measured beside peers; prints hardware and versions
 	$(RUN) bench.queue
-	$(RUN) bench.engine
+	$(RUN) bench.engine --minutes 30
+	$(RUN) bench.differences
+	$(RUN) bench.gap
+	$(RUN) bench.serve
 	$(RUN) bench.fleet
 	$(RUN) bench.start
 	$(RUN) bench.padding
