@@ -39,7 +39,7 @@ def any_histogram(draw: st.DrawFn) -> dict[Shape, int]:
 @given(
     held=any_limits(), graphs=st.integers(3, 80), seen=any_histogram(), prior=st.sampled_from([0.0, 0.1, 1.0])
 )
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_feasible_step_has_a_bucket(
     held: Limits, graphs: int, seen: dict[Shape, int], prior: float
 ) -> None:

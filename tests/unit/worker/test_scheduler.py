@@ -298,7 +298,7 @@ class TestOrder:
         lab.admit(sequence(0, prompt(8), 2))
         lab.step()
         lab.admit(sequence(1, prompt(40, 1), 20))
-        for number in range(2, 200):  # there are always small ones about
+        for number in range(2, 80):  # there are always small ones about
             lab.admit(sequence(number, prompt(6, number), 12))
             lab.step()
         passed = lab.scheduler._waiting[0].passed if 1 not in lab.left else 0
@@ -413,7 +413,7 @@ class FlatAhead(Chaos):
 
 
 TestChaos, TestAhead, TestFlatAhead = Chaos.TestCase, Ahead.TestCase, FlatAhead.TestCase
-for case in (TestChaos, TestAhead, TestFlatAhead):
-    case.settings = settings(
-        max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+for _machine in (TestChaos, TestAhead, TestFlatAhead):
+    _machine.settings = settings(
+        max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
