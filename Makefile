@@ -57,6 +57,7 @@ format: $(VENV)/.dev ## Put the code into its one form
 bench: $(VENV)/.dev ## What we claim, measured beside peers; prints hardware and versions
 	$(RUN) bench.queue
 	$(RUN) bench.engine --minutes 30
+	$(RUN) bench.step
 	$(RUN) bench.differences
 	$(RUN) bench.gap
 	$(RUN) bench.serve

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import click
@@ -102,6 +103,8 @@ def plan(args: tuple[str, ...]) -> None:
 
     Its buckets, the padding to expect, the memory of the KV cache, the time of the warm-up; without a device.
     """
+    if find_spec("numpy") is None:
+        raise Refused("`sagrada plan` needs numpy, which comes with the worker: pip install 'sagrada[worker]'")
     _become("models", ("plan", *args))
 
 

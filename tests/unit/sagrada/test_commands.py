@@ -36,6 +36,13 @@ def test_plan_starts_the_models_room() -> None:
     assert len(json.loads(ran.stdout)["buckets"]) == 3
 
 
+def test_plan_without_the_worker_s_packages_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sagrada.__main__.find_spec", lambda name: None)
+    ran = sagrada("plan")
+    assert ran.exit_code == 1
+    assert "pip install 'sagrada[worker]'" in ran.output
+
+
 def test_generate_streams_the_text() -> None:
     def answers(request: Request) -> Answer:
         return (
