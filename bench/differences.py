@@ -194,7 +194,7 @@ def scale_for(model: Any, entropy: float) -> float:
     low, high = 0.0, 1e4  # from uniform to certain
     for _ in range(40):
         middle = (low + high) / 2
-        reached = torch.distributions.Categorical(logits=middle * logits).entropy().mean()
+        reached = torch.special.entr((middle * logits).softmax(-1)).sum(-1).mean()
         low, high = (middle, high) if reached > entropy else (low, middle)
     return low
 
