@@ -45,7 +45,7 @@ test-all: $(VENV)/.dev $(OLD)/.dev ## The full matrix, both transformers; writes
 chaos: $(VENV)/.dev ## More seeds of random faults than the tests have: make chaos SEEDS=20
 	SAGRADA_CHAOS_SEEDS=$(or $(SEEDS),10) $(RUN) pytest tests/chaos -m ""
 
-lint: $(VENV)/.dev ## ruff and mypy --strict
+lint: $(VENV)/.dev ## ruff, and mypy --strict over the rooms, tests and bench
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy

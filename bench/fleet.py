@@ -151,7 +151,7 @@ class Fleet:
     def first_token(self) -> float:
         """Seconds from submission to the first token on the channel, with an idle worker."""
         job = Job(id=new_job_id(), model=MODEL, params=params(2), ids=PROMPT)
-        pubsub: Any = self.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        pubsub: Any = self.redis.pubsub(ignore_subscribe_messages=True)
         pubsub.subscribe(channel(job.id))
         pubsub.get_message(timeout=1)
         begun = time.monotonic()

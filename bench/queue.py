@@ -26,10 +26,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from celery import Celery
-from kombu import Connection, Consumer, Queue, pools
+from kombu import pools
+from kombu.connection import Connection
+from kombu.messaging import Consumer, Queue
 from redis import Redis
 
 from sagrada.embedded import EmbeddedServer, find_server
@@ -90,10 +92,10 @@ class Messages:
         for _ in range(self.jobs):
             producer.publish(PAYLOAD, routing_key=queue, exchange="")
 
-        def take(body: object, message: object) -> None:
+        def take(body: object, message: Any) -> None:
             nonlocal got
             got += 1
-            message.ack()  # type: ignore[attr-defined]
+            message.ack()
 
         with Consumer(link, [Queue(queue)], callbacks=[take], accept=["json"], prefetch_count=ROOM):
             while got < self.jobs:

@@ -8,10 +8,11 @@ included, as vLLM does. The clock counts launches without padding, so that every
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.cost import CostModel
 from models.plan import Limits, seconds
@@ -179,9 +180,9 @@ class _Server:
 
 def _lognormal(
     rng: np.random.Generator, count: int, median: float, sigma: float, low: int, high: int
-) -> Iterator[int]:
+) -> NDArray[np.int64]:
     values = rng.lognormal(np.log(median), sigma, size=count)
-    return np.clip(values, low, high).astype(np.int64)  # type: ignore[no-any-return]
+    return np.clip(values, low, high).astype(np.int64)
 
 
 def _blocks(tokens: int, size: int = 128) -> int:

@@ -47,7 +47,7 @@ def attempts(fleet: Fleet, jobs: list[str]) -> dict[int, int]:
     """How many jobs needed how many attempts."""
     counts: dict[int, int] = {}
     for job in jobs:
-        attempt = int(fleet.redis.hget(keys.job_key(job), "attempt") or 0)  # type: ignore[arg-type]
+        attempt = int(fleet.redis.hget(keys.job_key(job), "attempt") or 0)
         counts[attempt] = counts.get(attempt, 0) + 1
     return counts
 

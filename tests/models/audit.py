@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -33,7 +34,7 @@ class Signatures(TorchDispatchMode):
     """Every operation's name, shapes, dtypes, strides and Python numbers: what a graph compiler would compile."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[object] = set()
         self.waits: Counter[str] = Counter()
         """Operations that would make the host wait."""
@@ -71,7 +72,8 @@ def _reads(into: Counter[str]) -> Iterator[None]:
 
         return read
 
-    with patch.multiple(torch.Tensor, **{name: counting(name) for name in READS}):
+    methods: dict[str, Any] = {name: counting(name) for name in READS}
+    with patch.multiple(torch.Tensor, **methods):
         yield
 
 
@@ -92,7 +94,7 @@ class Audit:
         self._signatures.waits.clear()
         runner.open = self._watched(runner.open)  # type: ignore[method-assign]
         launch = self._watched(runner.launch)
-        runner.launch = lambda step: self._launched(launch, step)  # type: ignore[method-assign,assignment]
+        runner.launch = partial(self._launched, launch)  # type: ignore[method-assign,assignment]
 
     @property
     def new(self) -> set[object]:

@@ -130,7 +130,8 @@ def serve(model_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def spec(cache: Path, **fields: Any) -> LoadSpec:
-    return LoadSpec(**({"model_id": NAME, "cache_dir": str(cache), "slots": 1} | fields))
+    small: dict[str, Any] = {"model_id": NAME, "cache_dir": str(cache), "slots": 1}
+    return LoadSpec(**(small | fields))
 
 
 def test_a_model_is_fetched_once_and_then_served_from_the_cache(

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models import falcon, families
-from models import load as loading
+from models.devices import Cpu
 from models.errors import ModelRefused
 from models.families import FAMILIES, Family
 from models.histogram import Histogram
@@ -43,7 +43,7 @@ def refusal(model_id: object, **spec: Any) -> str:
     return str(caught.value)
 
 
-class FakeDevice(loading.Cpu):
+class FakeDevice(Cpu):
     """A machine with 1 MB free."""
 
     def free_memory(self) -> int:
@@ -234,18 +234,13 @@ class TestPlan:
         self, tmp_path: Path, model_of: Maker
     ) -> None:
         path = tmp_path / "shapes.json"
-        given = {
-            "model_id": str(model_of("llama")),
-            "max_total_tokens": 512,
-            "graphs": 8,
-            "histogram": str(path),
-        }
-        fresh = load(LoadSpec(**given), quiet).plan
+        spec = LoadSpec(model_id=str(model_of("llama")), max_total_tokens=512, graphs=8, histogram=str(path))
+        fresh = load(spec, quiet).plan
         counted = Histogram()
         for _ in range(1000):
             counted.count("decode", 7, 5)
         counted.save(path)
-        plan = load(LoadSpec(**given), quiet).plan
+        plan = load(spec, quiet).plan
         assert (plan.decode(7, 5).batch, plan.decode(7, 5).blocks) == (7, 5)
         assert plan.cost(plan.decode(7, 5)) < fresh.cost(fresh.decode(7, 5))
 

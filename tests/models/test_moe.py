@@ -41,7 +41,8 @@ class Experts(nn.Module):
         up, down = self.gate_up_proj[expert], self.down_proj[expert]
         if not self.is_transposed:
             up, down = up.T, down.T
-        inner, offset = token @ up, 0
+        inner = token @ up
+        offset: Tensor | int = 0
         if self.has_bias:
             inner, offset = inner + self.gate_up_proj_bias[expert], self.down_proj_bias[expert]
         return self._apply_gate(inner) @ down + offset

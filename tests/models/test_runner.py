@@ -27,9 +27,8 @@ def runner(model_of: Maker) -> PagedRunner:
 
 
 def row(ids: list[int], blocks: list[int], **fields: Any) -> Row:
-    return Row(
-        **({"slot": 0, "ids": ids, "start": 0, "blocks": blocks, "sample": True, "position": 0} | fields)
-    )
+    first: dict[str, Any] = {"slot": 0, "start": 0, "sample": True, "position": 0}
+    return Row(ids=ids, blocks=blocks, **(first | fields))
 
 
 class TestSealed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -326,11 +326,12 @@ class TestNoise:
         if axis == "token":
             noise = gumbel(key_of((1, 0, 0)), draws * bins).view(draws, bins)
         else:
-            at = {
+            varying: dict[str, Callable[[int], tuple[int, int, int]]] = {
                 "position": lambda i: (5, 0, i),
                 "seed": lambda i: (i, 0, 0),
                 "choice": lambda i: (5, i, 0),
-            }[axis]
+            }
+            at = varying[axis]
             noise = gumbel(key_of(*(at(i) for i in range(draws))), bins)
         weights = torch.tensor([0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.04, 0.01])
         counts = (weights.log() + noise).argmax(-1).bincount(minlength=bins).double()
@@ -621,7 +622,9 @@ class TestReport:
         logits = torch.tensor([[1.0, 4.0, 2.0, 3.0]]).expand(3, 4)
         rows = [(row(slot), Sampling(top_n=n)) for slot, n in enumerate((0, 2, 20))]
         none, two, all_ = choose(sampler(4), logits, rows)
-        expected = [(t, pytest.approx(float(logits[0].log_softmax(-1)[t]))) for t in (1, 3, 2, 0)]
+        expected: list[tuple[int, Any]] = [
+            (t, pytest.approx(float(logits[0].log_softmax(-1)[t]))) for t in (1, 3, 2, 0)
+        ]
         assert none.top == ()
         assert list(two.top) == expected[:2]
         assert list(all_.top) == expected

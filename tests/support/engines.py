@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from models.step import LoadSpec
 from wire.job import SamplingParams
@@ -46,9 +47,9 @@ class Talk:
         count: int,
         output: list[int] | None = None,
         scored: bool = False,
-        **params: object,
+        **params: Any,
     ) -> None:
-        given = SamplingParams(max_new_tokens=count, seed=1, **params)  # type: ignore[arg-type]
+        given = SamplingParams(max_new_tokens=count, seed=1, **params)
         self.tokens[seq] = list(output or [])
         self.process.link.send(
             Admit(seq=seq, prompt=list(prompt), output=output or [], params=given, prompt_logprobs=scored)
@@ -93,9 +94,9 @@ class Talk:
 
 
 @contextmanager
-def engine(model_id: str = "scripted", *, patience: float = 30.0, **spec: object) -> Iterator[Talk]:
+def engine(model_id: str = "scripted", *, patience: float = 30.0, **spec: Any) -> Iterator[Talk]:
     """A ready engine; dead afterwards, whatever happens."""
-    with EngineProcess.start(LoadSpec(model_id=model_id, **spec), patience=patience) as process:  # type: ignore[arg-type]
+    with EngineProcess.start(LoadSpec(model_id=model_id, **spec), patience=patience) as process:
         talk = Talk(process)
         talk.listen(lambda: talk.ready is not None)
         yield talk

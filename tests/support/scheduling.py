@@ -54,10 +54,10 @@ def scripted_runner(held: Limits) -> ScriptedRunner:
     return ScriptedRunner(info, _plan(held), Settings())
 
 
-def sequence(seq: int, prompt: Iterable[int], count: int, **changes: object) -> Sequence:
+def sequence(seq: int, prompt: Iterable[int], count: int, **changes: Any) -> Sequence:
     """One that asks for `count` tokens."""
     given = {"output": [], "sampling": Sampling(), **changes}
-    return Sequence(seq=seq, prompt=tuple(prompt), max_new_tokens=count, **given)  # type: ignore[arg-type]
+    return Sequence(seq=seq, prompt=tuple(prompt), max_new_tokens=count, **given)
 
 
 class Lab:

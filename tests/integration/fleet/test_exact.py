@@ -47,7 +47,9 @@ def oracle(wanted: list[tuple[str, int]]) -> list[str]:
         ids = tokenizer(prompt, return_tensors="pt").input_ids
         with torch.no_grad():
             out = model.generate(ids, max_new_tokens=tokens, do_sample=False)
-        texts.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+        text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        assert isinstance(text, str)
+        texts.append(text)
     return texts
 
 

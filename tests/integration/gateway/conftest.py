@@ -12,10 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sagrada.embedded import EmbeddedServer
+from sagrada.embedded import EmbeddedServer, free_port
 from tests.integration.gateway.client import http
 from tests.integration.gateway.fake import FakeWorker
-from tests.support.fleet import free_port
 from tests.support.processes import until
 
 

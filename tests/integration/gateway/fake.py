@@ -12,11 +12,11 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from wire.commands import Claimed, Outcome
 from wire.events import Done, Failed, Token
-from wire.job import Result, Usage
+from wire.job import FinishReason, Result, Usage
 from wire.keys import queue_of
 from wire.ledger import Ledger
 from wire.queue import TaskQueue
-from wire.registry import Registry, WorkerInfo
+from wire.registry import Registry, WorkerInfo, WorkerState
 from wire.tokenizer import Tokenizer
 
 MODEL = "fake"
@@ -51,7 +51,8 @@ class FakeWorker:
         self.model, self.step, self.word = model, step, "w"
         self.queue = TaskQueue(self.redis, queue_of(model))
         self.tokenizer = Tokenizer.from_files(tokenizer_files())
-        self.boot, self.state, self.progress, self.error = f"boot-{model}", "serving", 0.0, ""
+        self.boot, self.progress, self.error = f"boot-{model}", 0.0, ""
+        self.state: WorkerState = "serving"
         self.running: dict[str, Running] = {}
         self.takes = threading.Event()
         self.takes.set()
@@ -80,7 +81,7 @@ class FakeWorker:
             name=f"{self.model}@test",
             model=self.model,
             queue=self.queue.name,
-            state=self.state,  # type: ignore[arg-type]
+            state=self.state,
             stage="weights" if self.state == "loading" else "",
             progress=self.progress,
             error=self.error,
@@ -153,12 +154,12 @@ class FakeWorker:
         else:
             self._drop(job_id)
 
-    def _done(self, now: Running, tail: list[Token], reason: str) -> None:
+    def _done(self, now: Running, tail: list[Token], reason: FinishReason) -> None:
         job, said = now.claimed.job, now.said + tail
         usage = Usage.of(len(job.ids or ()), len(said))
         text = "".join(token.text for token in said)
-        end = Done(seq=len(said), finish_reason=reason, seed=job.params.seed, usage=usage)  # type: ignore[arg-type]
-        result = Result(text=text, finish_reason=reason, seed=job.params.seed, usage=usage)  # type: ignore[arg-type]
+        end = Done(seq=len(said), finish_reason=reason, seed=job.params.seed, usage=usage)
+        result = Result(text=text, finish_reason=reason, seed=job.params.seed, usage=usage)
         self._finish(now, end, result, tail)
 
     def _finish(

@@ -50,8 +50,9 @@ def test_a_job_from_submission_to_result(url: str, worker: FakeWorker) -> None:
 def test_the_prompt_is_in_no_message(url: str, worker: FakeWorker) -> None:
     worker.hold()
     job_id = submit(url, inputs="the mat on the mat").json()["id"]
-    keys = [key for key in worker.redis.scan_iter() if b"q:" in key]
-    stored = b"".join(b"".join(worker.redis.hvals(k)) for k in keys if worker.redis.type(k) == b"hash")
+    redis: Any = worker.redis
+    keys = [key for key in redis.scan_iter() if b"q:" in key]
+    stored = b"".join(b"".join(redis.hvals(k)) for k in keys if redis.type(k) == b"hash")
     assert job_id.encode() in stored and b"mat" not in stored
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def raw_stream(url: str, job_id: str, receive_buffer: int = 0) -> Iterator[socke
 
 def clumsy_reader(url: str, job_id: str, seed: int) -> tuple[list[int], int]:
     """(every seq in the order it came, connections) of a reader that hangs up again and again."""
-    chance, seqs, connections = random.Random(seed), [], 0
+    chance, seqs, connections = random.Random(seed), list[int](), 0
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         patience, connections = chance.randint(1, 60), connections + 1
@@ -114,7 +115,7 @@ def test_200_streams_hold_no_thread_and_all_end(
         assert refused.status_code == 429 and worker.queue.size() == 49, "nothing was accepted"
         worker.takes.set()
         for sock in socks:
-            text = b"".join(iter(lambda sock=sock: sock.recv(65536), b""))
+            text = b"".join(iter(partial(sock.recv, 65536), b""))
             assert text.count(b"data: ") == 6 and b'"type":"done"' in text and text.endswith(b"0\r\n\r\n")
 
 

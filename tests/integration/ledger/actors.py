@@ -84,7 +84,7 @@ class Owner:
             require(seqs == list(range(len(seqs))), f"claim answers with every token once: {seqs}")
             self.held = Held(reply.job, claim, reply.attempt, list(reply.tokens))
         else:
-            require(world.ended or world.deleted, f"a live job is claimed, not {reply}")
+            require(world.ended is not None or world.deleted, f"a live job is claimed, not {reply}")
             require(isinstance(reply, AlreadyTerminal | Gone), f"{reply}")
 
     def step(self, held: Held) -> None:

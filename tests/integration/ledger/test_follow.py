@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -100,6 +100,7 @@ def test_a_log_that_cannot_be_read_for_a_moment_loses_nothing(
 
     monkeypatch.setattr("wire.reader.read_many", away)
     assert [next(stream) for _ in range(3)] == [token(1, 1), token(2, 1), token(3, 1)]
+    assert isinstance(stream, Generator)
     stream.close()
 
 

@@ -27,7 +27,7 @@ def test_the_end_from_a_script_reads_like_the_end_from_a_worker(ledger: Ledger, 
     claimed(ledger, many)
     count = 70_000
     assert ledger.reappend(many.id, 1, "a", "c", [token(n, 1) for n in range(300)]) == (Outcome.OK, 300)
-    redis.execute_command("XADD", log_key(many.id), f"1-{count}", "e", b"\x80")  # type: ignore[no-untyped-call]
+    redis.execute_command("XADD", log_key(many.id), f"1-{count}", "e", b"\x80")
     ledger.cancel(many.id)
     client: Any = redis
     ((_, last),) = client.xrevrange(log_key(many.id), count=1)

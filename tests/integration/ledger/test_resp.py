@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,11 @@ def test_drain_takes_what_is_there_and_never_waits(connection: RespConnection, r
 
 def test_a_cut_connection_is_an_error_for_every_use(redis_url: str, redis: Redis) -> None:
     client: Any = redis
-    uses = (lambda c: c.call([("PING",)]), lambda c: c.read(1), lambda c: until(lambda: c.drain() and False))
+    uses: tuple[Callable[[RespConnection], object], ...] = (
+        lambda c: c.call([("PING",)]),
+        lambda c: c.read(1),
+        lambda c: until(lambda: c.drain() and False),
+    )
     for use in uses:
         raw = RespConnection(redis_url)
         (number,) = raw.call([("CLIENT", "ID")])

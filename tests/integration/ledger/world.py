@@ -22,7 +22,7 @@ from wire.job import Job, SamplingParams, new_job_id
 from wire.keys import channel, job_key, log_key
 from wire.ledger import Ledger
 from wire.record import Record, parse_record
-from wire.resp import RespConnection
+from wire.resp import Command, RespConnection
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class World:
             )
         )
 
-    def run(self, command: commands.Command) -> Any:
+    def run(self, command: Command) -> Any:
         try:
             return self.redis.execute_command(*command)
         except ResponseError as error:

@@ -120,7 +120,7 @@ class Fleet:
     def unacked(self) -> dict[str, int]:
         """Boot -> messages it owns."""
         keys = list(self.redis.scan_iter(UNACKED_PREFIX + "*"))
-        return {key.removeprefix(UNACKED_PREFIX): int(self.redis.hlen(key)) for key in keys}  # type: ignore[arg-type]
+        return {key.removeprefix(UNACKED_PREFIX): int(self.redis.hlen(key)) for key in keys}
 
     def live(self) -> list[str]:
         return list(self.redis.zrange(LIVE, 0, -1))  # type: ignore[arg-type]

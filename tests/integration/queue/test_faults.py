@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,11 @@ from wire.transport import PRIORITY_HEADER
 LEASE = 1.0
 
 
-def _ids(results: list) -> list[str]:  # type: ignore[type-arg]
+def _ids(results: list[Any]) -> list[str]:
     return [result.id for result in results]
 
 
-def _all_done(fleet: Fleet, results: list) -> bool:  # type: ignore[type-arg]
+def _all_done(fleet: Fleet, results: list[Any]) -> bool:
     return len(list(done(results))) == len(results) and fleet.settled()
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from kombu import Connection
+from kombu.connection import Connection
 from redis import Redis
 
 from tests.integration.queue.fleet import Fleet

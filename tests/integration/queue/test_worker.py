@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
 from celery.exceptions import TaskRevokedError
@@ -43,7 +44,13 @@ def test_retry_countdown_revoke_and_inspect(fleet: Fleet) -> None:
 
 def test_the_most_urgent_is_taken_first(fleet: Fleet) -> None:
     app = fleet.producer()
-    given = [{"priority": 9}, {}, {"headers": {PRIORITY_HEADER: 0}}, {"priority": 7}, {"priority": 1}]
+    given: list[dict[str, Any]] = [
+        {"priority": 9},
+        {},
+        {"headers": {PRIORITY_HEADER: 0}},
+        {"priority": 7},
+        {"priority": 1},
+    ]
     sent = [app.send_task("job", **options).id for options in given]
     first = [sent[i] for i in (2, 4, 1, 3, 0)]
     assert fleet.queue.peek() == first

@@ -86,7 +86,7 @@ class Subscriber:
     """A plain Redis subscriber of one job's channel, as any user writes it."""
 
     def __init__(self, redis: Redis, job_id: str) -> None:
-        self._pubsub: Any = redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self._pubsub: Any = redis.pubsub(ignore_subscribe_messages=True)
         self._pubsub.subscribe(channel(job_id))
         until(lambda: self._pubsub.get_message(timeout=0.1) or self._pubsub.subscribed)
 

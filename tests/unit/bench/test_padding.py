@@ -4,6 +4,7 @@ import pytest
 
 from bench import padding, peers
 from bench.traffic import TRAFFIC, launches, trace
+from models.planner import plan_buckets
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def test_the_server_prefills_and_decodes_every_token_once(case: padding.Case, na
 
 
 def test_what_is_launched_is_feasible_and_has_a_bucket(case: padding.Case) -> None:
-    plan = padding.plan_buckets(case.limits, 16, case.costs)
+    plan = plan_buckets(case.limits, 16, case.costs)
     for scene in padding.SCENES:
         for shape in padding.shapes(case, case.scored[scene]):
             assert case.limits.feasible(*shape)

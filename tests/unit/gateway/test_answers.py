@@ -19,7 +19,7 @@ from gateway.jobs import job_object
 from gateway.metrics import Requests, family
 from gateway.stream import frame
 from gateway.tgi import failure
-from tests.support.fleet import free_port
+from sagrada.embedded import free_port
 from wire.errors import (
     IdempotencyConflict,
     JobNotFound,

@@ -76,7 +76,7 @@ def test_a_resumed_job_is_read_again() -> None:
 
 def test_what_cannot_be_held_is_read_again() -> None:
     reader = Recorder()
-    many = [token(n) for n in range(subscriber.MAX_HELD + 10)]
+    many: list[Event] = [token(n) for n in range(subscriber.MAX_HELD + 10)]
     reader.live(many)
     reader.logged([], True)
     assert reader.seqs == list(range(subscriber.MAX_HELD)) and reader.asked == 1
@@ -109,7 +109,8 @@ def test_any_interleaving_of_log_and_channel() -> None:
         channel: list[Event] = []
         reader = Recorder()
         reading: list[Event] | None = []
-        for event in [*(token(n) for n in range(30)), done(30)]:
+        events: list[Event] = [*(token(n) for n in range(30)), done(30)]
+        for event in events:
             log.append(event)
             if chance.random() < 0.9:  # else the message is lost
                 channel.append(event)

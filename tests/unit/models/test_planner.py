@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -89,17 +90,17 @@ def test_the_histogram_saves_padding_on_its_own_traffic() -> None:
 
 
 def test_shapes_outside_the_limits_are_left_out() -> None:
-    old = {("decode", 64, 4000): 5, ("prefill", 4096, 40): 5, ("score", 5, 1): 5}
-    assert plan_buckets(LARGE, 16, histogram=old).buckets == plan_buckets(LARGE, 16).buckets  # type: ignore[arg-type]
+    old: dict[Shape, int] = {("decode", 64, 4000): 5, ("prefill", 4096, 40): 5, ("score", 5, 1): 5}
+    assert plan_buckets(LARGE, 16, histogram=old).buckets == plan_buckets(LARGE, 16).buckets
 
 
 def test_a_plan_hardly_loses_to_the_best_of_all_on_small_limits() -> None:
     """Against every choice of three corners beside the largest, found by trying."""
     held = limits(prefill_chunk=1, prefill_batch=1, max_input_tokens=1, max_total_tokens=4, layout="flat")
-    seen = {
+    seen: dict[Shape, int] = {
         ("decode", x, y): 1 + x * y for x in range(1, 5) for y in range(1, 5) if held.feasible("decode", x, y)
     }
-    view = outlook(held, REFERENCE, seen, prior=0.0)  # type: ignore[arg-type]
+    view = outlook(held, REFERENCE, seen, prior=0.0)
     largest = held.most("decode")
     corners = [(x, y) for _, x, y in view.traffic if (x, y) != largest]
     best = min(_cost(held, view.traffic, [largest, a, b]) for a in corners for b in corners)
@@ -108,7 +109,7 @@ def test_a_plan_hardly_loses_to_the_best_of_all_on_small_limits() -> None:
     assert mine <= best * (1 + 1e-9)
 
 
-def _cost(held: Limits, traffic: dict[Shape, float], corners: list[tuple[int, int]]) -> float:
+def _cost(held: Limits, traffic: Mapping[Shape, float], corners: list[tuple[int, int]]) -> float:
     priced = [(seconds(REFERENCE, held, "decode", *corner), corner) for corner in corners]
     return sum(
         n * min(cost for cost, (x, y) in priced if x >= shape[1] and y >= shape[2])

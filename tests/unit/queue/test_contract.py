@@ -14,8 +14,8 @@ import pytest
 from celery.concurrency.base import BasePool
 from celery.worker import request
 from celery.worker.consumer import consumer
-from kombu import Connection
 from kombu.asynchronous.hub import Hub
+from kombu.connection import Connection
 from kombu.messaging import Producer
 from kombu.transport import redis as stock
 from kombu.transport import virtual

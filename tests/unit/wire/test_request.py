@@ -30,7 +30,7 @@ def words(text: str) -> Sequence[int]:
     return range(len(text.split()))
 
 
-def request(inputs: str = "a b c", **parameters: Any) -> GenerateRequest:
+def request(inputs: str = "a b c", /, **parameters: Any) -> GenerateRequest:
     return from_mapping({"inputs": inputs, "parameters": parameters})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import tokenizers
@@ -140,8 +141,8 @@ def test_only_what_may_become_a_stop_string_is_held_back() -> None:
     assert StopMatcher(["User:"], include=True).feed("hi Us") == ("hi Us", False)
 
 
-def _stream(**params: object) -> TextStream:
-    known = SamplingParams(**{"max_new_tokens": 100, "seed": 0, **params})  # type: ignore[arg-type]
+def _stream(**params: Any) -> TextStream:
+    known = SamplingParams(**{"max_new_tokens": 100, "seed": 0, **params})
     return TextStream(TOKENIZERS["byte level"], [], known, {EOS})
 
 

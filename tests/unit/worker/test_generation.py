@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from wire.codec import decode_event
 from wire.events import Done, Failed, Token
@@ -22,8 +23,8 @@ def tokenizer() -> Tokenizer:
         return Tokenizer.from_folder(folder)
 
 
-def generation(tokens: tuple[Token, ...] = (), **params: object) -> Generation:
-    sampling = SamplingParams(**{"max_new_tokens": 5, "seed": 7, **params})  # type: ignore[arg-type]
+def generation(tokens: tuple[Token, ...] = (), **params: Any) -> Generation:
+    sampling = SamplingParams(**{"max_new_tokens": 5, "seed": 7, **params})
     job = Job(id="j", model="m", params=sampling, ids=(104, 105))
     return Generation(Claimed(job, 2, 99, "c", tokens), job, tokenizer(), (EOS,))
 

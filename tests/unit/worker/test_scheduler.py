@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -78,8 +79,9 @@ def test_short_prompts_share_a_prefill_step() -> None:
 
 
 def test_a_long_chunk_does_not_pad_a_short_prompt_to_its_own_length() -> None:
-    big = {"prefill_chunk": 512, "max_input_tokens": 1000, "max_total_tokens": 1024, "num_blocks": 600}
-    lab = Lab(prefill_batch=4, **big)
+    lab = Lab(
+        prefill_batch=4, prefill_chunk=512, max_input_tokens=1000, max_total_tokens=1024, num_blocks=600
+    )
     lab.admit(sequence(0, prompt(512), 2), sequence(1, prompt(5), 2))
     batch = lab.step()
     assert batch is not None
@@ -310,7 +312,7 @@ class TestOrder:
 @pytest.mark.parametrize("layout", ["gather", "flat"])
 @pytest.mark.parametrize("depth", [2, 3])
 def test_steps_launched_ahead_change_no_token(layout: str, depth: int) -> None:
-    def run(depth: int, **changes: str) -> dict[int, list[int]]:
+    def run(depth: int, **changes: Any) -> dict[int, list[int]]:
         lab = Lab(depth=depth, num_blocks=24, **changes)
         lab.admit(*(sequence(i, [*prompt(4 * i), *b"!eos@7"], 9 + i) for i in range(8)))
         lab.drain()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -92,8 +93,8 @@ def test_a_right_walk_passes_and_says_the_script(runner: ScriptedRunner) -> None
         ({"ids": PROMPT[3:], "start": 3}, "hold something else"),
     ],
 )
-def test_a_wrong_row_is_caught(runner: ScriptedRunner, wrong: dict[str, object], why: str) -> None:
-    row = replace(ROW, **wrong)  # type: ignore[arg-type]
+def test_a_wrong_row_is_caught(runner: ScriptedRunner, wrong: dict[str, Any], why: str) -> None:
+    row = replace(ROW, **wrong)
     step = Step(runner.plan.prefill(5, 2), (row,))
     with pytest.raises(ScriptBroken, match=why):
         runner.launch(step)
