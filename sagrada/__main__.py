@@ -104,7 +104,9 @@ def plan(args: tuple[str, ...]) -> None:
     Its buckets, the padding to expect, the memory of the KV cache, the time of the warm-up; without a device.
     """
     if find_spec("numpy") is None:
-        raise Refused("`sagrada plan` needs numpy, which comes with the worker: pip install 'sagrada[worker]'")
+        raise Refused(
+            "`sagrada plan` needs numpy, which comes with the worker: pip install 'sagrada[worker]'"
+        )
     _become("models", ("plan", *args))
 
 
