@@ -181,4 +181,6 @@ def test_random_faults(fleet: Fleet, seed: int) -> None:
         for stream in streams:
             ids_of(stream.result())
     until(lambda: nothing_left(fleet), 30, "every message to be acked")
-    assert all(w.state == "serving" for w in Registry(redis.Redis.from_url(fleet.redis_url)).list())
+    registry = Registry(redis.Redis.from_url(fleet.redis_url))
+    # The last one killed may still be loading: on a busy machine the other has done all the work by then.
+    until(lambda: {w.state for w in registry.list()} == {"serving"}, 60, "every worker to serve again")
