@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from models import packed
 from models.captured import Eager, Strategy
 from models.errors import ModelRefused
 from models.plan import Layout
@@ -43,6 +46,10 @@ class Cpu:
     def strategy(self) -> Strategy:
         """How programs are captured here."""
         return Eager()
+
+    def adapt(self, model: nn.Module, plain: Container[str]) -> None:
+        """Bring the loaded model's layers into the form that is fastest here, all but the linear ones named `plain`."""
+        packed.pack(model, plain)
 
     def free_memory(self) -> int:
         """Bytes that can be allocated now without swapping, within the container's limit."""

@@ -47,6 +47,8 @@ class Family:
     """By class name, the modules whose forward is replaced by one of ours: an attention that calls our kernel."""
     refusal: Callable[[Any], str] = _any
     """Why a model of this config cannot be served, as the end of a sentence; empty if it can."""
+    plain: frozenset[str] = frozenset()
+    """Linear layers whose weight is read besides being called: they must stay as they are."""
     since: int = 4
     """The first major version of transformers that calls our attention from this family."""
 
@@ -87,9 +89,14 @@ FAMILIES: dict[str, Family] = {
             "deepseek_v2",
             "DeepseekV2ForCausalLM",
             forwards={"DeepseekV2Attention": mla.attention, "DeepseekV2RotaryEmbedding": mla.rotary},
+            plain=mla.PLAIN,
         ),
-        # DeepSeek-V3 and R1
-        Family("deepseek_v3", "DeepseekV3ForCausalLM", forwards={"DeepseekV3Attention": mla.attention}),
+        Family(  # and R1
+            "deepseek_v3",
+            "DeepseekV3ForCausalLM",
+            forwards={"DeepseekV3Attention": mla.attention},
+            plain=mla.PLAIN,
+        ),
     )
 }
 

@@ -44,6 +44,7 @@ def load(spec: LoadSpec, progress: Progress) -> PagedRunner:
     progress("load", 1, 1)
     longest = rope.settle(model, getattr(model.config, family.positions), spec.max_total_tokens)
     info = _describe(spec, files, model, family, device, longest)
+    device.adapt(model, family.plain)
     return _assemble(spec, info, model, pools, device)
 
 

@@ -17,6 +17,9 @@ from models.context import FORWARD
 from models.layouts import Packed, Scoring
 from models.rope import scaling_of
 
+PLAIN = frozenset({"kv_b_proj"})
+"""The layer whose weight is taken apart here."""
+
 
 def attention(
     module: Any, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **kwargs: Any

@@ -49,7 +49,8 @@ class Signatures(TorchDispatchMode):
     def of(self, value: Any) -> object:
         """What of a value a compiler would specialise on."""
         if isinstance(value, torch.Tensor):
-            return tuple(value.shape), value.dtype, tuple(value.stride())
+            order = "blocked" if value.is_mkldnn else tuple(value.stride())
+            return tuple(value.shape), value.dtype, order
         if isinstance(value, (list, tuple)):
             return tuple(map(self.of, value))
         return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)

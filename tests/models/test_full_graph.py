@@ -28,7 +28,12 @@ def test_each_phase_is_one_graph_with_the_same_logits(
     variant: str, layout: str, model_of: Callable[[str], Path]
 ) -> None:
     spec = LoadSpec(
-        model_id=str(model_of(variant)), slots=2, max_total_tokens=64, kv_blocks=17, layout=layout
+        model_id=str(model_of(variant)),
+        dtype="float64",
+        slots=2,
+        max_total_tokens=64,
+        kv_blocks=17,
+        layout=layout,
     )
     runner = load(spec, quiet)
     for bucket, row in ((runner.plan.prefill(20, 2), CHUNK), (runner.plan.decode(1, 2), TOKEN)):
