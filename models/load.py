@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -89,6 +90,10 @@ def adopt(model: Any, family: Family) -> dict[torch.nn.Module, Any]:
             module.config._attn_implementation = attention.NAME
         if (forward := family.forwards.get(type(module).__name__)) is not None:
             module.forward = MethodType(forward, module)
+        if hasattr(
+            module, "warn_if_padding_and_no_attention_mask"
+        ):  # it reads every step's tokens on the host
+            module.warn_if_padding_and_no_attention_mask = _nothing_to_warn_of
     moe.make_static(model)
     ids = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
     with attention.probing() as calls:
@@ -101,6 +106,10 @@ def adopt(model: Any, family: Family) -> dict[torch.nn.Module, Any]:
             f"layers: with transformers {transformers.__version__} it would be served wrong"
         )
     return shapes
+
+
+def _nothing_to_warn_of(input_ids: Tensor, attention_mask: Tensor | None) -> None:
+    """Padding is masked by positions of our own."""
 
 
 def _describe(

@@ -24,7 +24,7 @@ WAITING = {
     "_local_scalar_dense", "bincount", "equal", "histc", "is_nonzero", "item", "masked_select", "nonzero",
     "repeat_interleave", "unique_consecutive", "unique_dim", "_unique", "_unique2",
 }  # fmt: skip
-"""Operations whose result, or its shape, the host must wait for."""
+"""Operations whose result, or its shape, the host must wait for; with a number of its own, `self_int`, none does."""
 
 READS = ("__array__", "__bool__", "__float__", "__index__", "__int__", "cpu", "item", "numpy", "tolist")
 """Methods of a tensor by which the host reads it."""
@@ -41,8 +41,10 @@ class Signatures(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen.add((str(func), self.of(args), self.of(sorted((kwargs or {}).items()))))
-        name = func.__name__.partition(".")[0]
-        if name in WAITING or (name in ("index", "index_put", "index_put_") and self._by_truth(args[1])):
+        name, _, overload = func.__name__.partition(".")
+        if (name in WAITING and overload != "self_int") or (
+            name in ("index", "index_put", "index_put_") and self._by_truth(args[1])
+        ):
             self.waits[name] += 1
         return func(*args, **(kwargs or {}))
 
