@@ -42,9 +42,8 @@ class Signatures(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen.add((str(func), self.of(args), self.of(sorted((kwargs or {}).items()))))
         name, _, overload = func.__name__.partition(".")
-        if (name in WAITING and overload != "self_int") or (
-            name in ("index", "index_put", "index_put_") and self._by_truth(args[1])
-        ):
+        by_truth = name in ("index", "index_put", "index_put_") and self._by_truth(args[1])
+        if by_truth or (name in WAITING and overload != "self_int"):
             self.waits[name] += 1
         return func(*args, **(kwargs or {}))
 

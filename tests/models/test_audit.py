@@ -17,6 +17,7 @@ from models.runner import PagedRunner
 from models.step import LoadSpec, Sampling
 from tests.models.audit import Audit, Signatures
 from tests.models.drive import Driver, quiet, sequence
+from tests.models.test_exactness import SERVED
 from tests.support import tiny
 from worker.sequence import Sequence
 
@@ -122,7 +123,7 @@ def test_random_traffic_brings_nothing_new_and_one_wait_per_step(
 
 @pytest.mark.full
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("variant", sorted({*tiny.VARIANTS} - {*MECHANISMS.values()} - tiny.REFUSED))
+@pytest.mark.parametrize("variant", sorted({*SERVED} - {*MECHANISMS.values()}))
 def test_no_family_brings_anything_new(variant: str, layout: str, model_of: Maker) -> None:
     audit = Audit(small(model_of(variant), layout, depth=2))
     Traffic(40, seed=1).run(Driver(audit.runner))
