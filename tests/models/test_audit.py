@@ -21,6 +21,9 @@ from tests.models.test_exactness import SERVED
 from tests.support import tiny
 from worker.sequence import Sequence
 
+# transformers 4.55 scripts a function of GPTBigCode when it is imported, and torch 2.13 says that this will go.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+
 Maker = Callable[[str], Path]
 
 MECHANISMS = {"dense": "llama", "window": "mistral-window", "experts": "mixtral", "latent": "deepseek_v3"}
