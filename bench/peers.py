@@ -1,7 +1,7 @@
 """The buckets that vLLM's Gaudi plugin and TGI's Gaudi backend would warm up, and which one a launch would run in.
 
 Written anew from their documentation and behaviour (vllm-gaudi of August 2026, TGI 3.3's Gaudi backend); the counts
-that their own generators give are asserted in tests/unit/bench/test_peers.py. vLLM's prefill buckets are (query,
+that their own generators give are asserted in tests/plan/test_peers.py. vLLM's prefill buckets are (query,
 context blocks before the query); decode buckets are (rows, blocks of all rows).
 """
 

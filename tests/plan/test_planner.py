@@ -13,8 +13,8 @@ from models.cost import EIGHT_BILLION, MACHINES, CostModel
 from models.histogram import Shape
 from models.plan import LAYOUTS, PHASES, REFERENCE, Bucket, Layout, Limits, seconds
 from models.planner import affordable_graphs, choose, outlook, padding, plan_buckets
+from tests.plan.test_plan import any_limits
 from tests.support.scheduling import limits
-from tests.unit.models.test_plan import any_limits
 
 LARGE = Limits(
     slots=64,
