@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import redis
 from celery import Celery
 
+from bench.hardware import hardware, spread
 from models.step import LoadSpec
 from sagrada.embedded import EmbeddedServer
 from wire.codec import decode_event
@@ -177,25 +175,15 @@ class Fleet:
         self.server.stop()
 
 
-def spread(values: Sequence[float], unit: str = "", scale: float = 1.0) -> str:
-    """Median and quartiles."""
-    ordered = sorted(value * scale for value in values)
-    low, middle, high = statistics.quantiles(ordered, n=4) if len(ordered) > 1 else ordered * 3
-    return f"{middle:.3f}{unit} (quartiles {low:.3f} … {high:.3f}, n={len(ordered)})"
+def figure(values: Sequence[float], unit: str = "", scale: float = 1.0) -> str:
+    """Median and quartiles in that unit, and of how many."""
+    return f"{spread([value * scale for value in values], 3)}{unit}, n={len(values)}"
 
 
 def describe(options: argparse.Namespace) -> None:
     """The machine, the versions, the settings."""
-    names = ("celery", "kombu", "redis", "hiredis", "msgspec")
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "?")
-    print(f"{platform.platform()}, {cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names))
+    print(hardware("celery", "kombu", "redis", "hiredis", "msgspec"))
     print("settings: " + ", ".join(f"{name}={value}" for name, value in vars(options).items()))
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def measure(options: argparse.Namespace, bare: Bare, fleet: Fleet) -> None:
@@ -215,12 +203,12 @@ def measure(options: argparse.Namespace, bare: Bare, fleet: Fleet) -> None:
         busy.append(share)
         bare_busy.append(alone_busy)
         first += [fleet.first_token() for _ in range(3)]
-    print(f"throughput, fleet / bare engine:  {spread(ratios)}")
-    print(f"busy slots, bare engine:          {spread(bare_busy, ' %', 100)}")
-    print(f"busy slots, fleet:                {spread(busy, ' %', 100)}")
-    print(f"submit to first token, idle:      {spread(first, ' ms', 1000)}")
-    print(f"worker parent's CPU per token:    {spread(per_token, ' us', 1e6)}")
-    print(f"worker parent's CPU per job:      {spread(per_job, ' ms', 1000)}")
+    print(f"throughput, fleet / bare engine:  {figure(ratios)}")
+    print(f"busy slots, bare engine:          {figure(bare_busy, ' %', 100)}")
+    print(f"busy slots, fleet:                {figure(busy, ' %', 100)}")
+    print(f"submit to first token, idle:      {figure(first, ' ms', 1000)}")
+    print(f"worker parent's CPU per token:    {figure(per_token, ' us', 1e6)}")
+    print(f"worker parent's CPU per job:      {figure(per_job, ' ms', 1000)}")
 
 
 def main() -> None:

@@ -17,14 +17,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +32,7 @@ from kombu.connection import Connection
 from kombu.messaging import Consumer, Queue
 from redis import Redis
 
+from bench.hardware import hardware, spread
 from sagrada.embedded import EmbeddedServer, find_server
 from tests.integration.queue.fleet import Worker
 from wire.transport import broker_url, set_owner
@@ -143,21 +142,12 @@ def compare(name: str, run: Callable[[str], Cost], rounds: int) -> None:
     for field in Cost._fields:
         ours, stock = ([getattr(cost, field) for cost in costs[queue]] for queue in (OURS, STOCK))
         ratios = [a / b for a, b in zip(ours, stock, strict=True) if b]
-        low, middle, high = statistics.quantiles(ratios, n=4)
         medians = f"{statistics.median(ours) * 1e6:9.0f} {statistics.median(stock) * 1e6:9.0f}"
-        print(f"{field:8} {medians}   {middle:.2f} [{low:.2f} .. {high:.2f}]")
+        print(f"{field:8} {medians}   {spread(ratios)}")
 
 
 def describe(rounds: int, jobs: int) -> None:
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    ]
-    cpu = names[0] if names else platform.machine()
-    print(f"{cpu}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the start")
-    versions = " ".join(f"{name} {version(name)}" for name in ("celery", "kombu", "redis", "hiredis"))
-    print(f"Python {platform.python_version()}, {versions}, {find_server().name}")
+    print(f"{hardware('celery', 'kombu', 'redis', 'hiredis')}, {find_server().name}")
     print(f"{rounds} rounds of {jobs} jobs, room for {ROOM}, 2 kB of payload in `messages`, no AOF")
 
 

@@ -9,18 +9,16 @@ as the machine has it: the first round is the coldest and is not counted.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 
 import httpx
 
+from bench.hardware import hardware
 from sagrada.embedded import free_port
 
 BODY = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 8}}
@@ -64,11 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    names = ("torch", "transformers", "celery")
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {sys.version.split()[0]},"
-    )
-    print(", ".join(f"{name} {version(name)}" for name in names))
+    print(hardware("torch", "transformers", "celery"))
     rounds = [measure() for _ in range(options.rounds + 1)][1:]
     for what, values in zip(
         ("command to first token", "Ctrl-C to the end"), zip(*rounds, strict=True), strict=True

@@ -97,6 +97,14 @@ class Histogram(Mapping[Shape, int]):
         self._counts = Counter({shape: count // 2 for shape, count in self._counts.items() if count > 1})
 
 
+def counted(path: str) -> Histogram:
+    """What earlier runs counted into the file; nothing if there is no such file yet, or no path. HistogramBroken."""
+    try:
+        return Histogram.load(Path(path)) if path else Histogram()
+    except FileNotFoundError:
+        return Histogram()
+
+
 def _entries(shapes: Any, path: Path) -> Iterator[tuple[Shape, int]]:
     """The file's entries, each looked at."""
     if not isinstance(shapes, list):

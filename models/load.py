@@ -21,7 +21,7 @@ from models.devices import Cpu, device_of, dtype_of
 from models.errors import ModelRefused
 from models.families import Family, family_of
 from models.forward import Forward
-from models.histogram import Histogram
+from models.histogram import counted
 from models.limits import choose_limits
 from models.planner import DEFAULT_GRAPHS, affordable_graphs, plan_buckets
 from models.runner import PagedRunner, Parts
@@ -90,9 +90,8 @@ def adopt(model: Any, family: Family) -> dict[torch.nn.Module, Any]:
             module.config._attn_implementation = attention.NAME
         if (forward := family.forwards.get(type(module).__name__)) is not None:
             module.forward = MethodType(forward, module)
-        if hasattr(
-            module, "warn_if_padding_and_no_attention_mask"
-        ):  # it reads every step's tokens on the host
+        if hasattr(module, "warn_if_padding_and_no_attention_mask"):
+            # It reads every step's tokens on the host.
             module.warn_if_padding_and_no_attention_mask = _nothing_to_warn_of
     moe.make_static(model)
     ids = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
@@ -149,20 +148,15 @@ def graphs_of(spec: LoadSpec, device: Cpu) -> int:
     return affordable_graphs(spec.warm_up_seconds, MACHINES[device.name].graph)
 
 
-def counted(spec: LoadSpec) -> Histogram:
-    """The shapes that earlier runs counted; none where there is no file yet."""
-    if not spec.histogram or not Path(spec.histogram).exists():
-        return Histogram()
-    return Histogram.load(Path(spec.histogram))
-
-
 def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, device: Cpu) -> PagedRunner:
     """Allocate the pools before anything is captured, and put the parts together."""
     exact = torch.promote_types(pools.dtype, torch.float32)
     try:
         check_vocab(info.vocab_size)
         limits = choose_limits(spec, info.max_position, pools.bytes_per_block, device)
-        plan = plan_buckets(limits, graphs_of(spec, device), costs_of(info, model, device), counted(spec))
+        plan = plan_buckets(
+            limits, graphs_of(spec, device), costs_of(info, model, device), counted(spec.histogram)
+        )
     except ValueError as error:
         raise ModelRefused(str(error)) from error
     try:

@@ -179,14 +179,21 @@ class Plan:
 
     def cheapest(self, phase: Phase, x: int, blocks: int) -> Bucket:
         """The cheapest bucket of the phase that covers the shape; OutsidePlan."""
-        if (bucket := self._first(phase, x, blocks)) is not None:
+        if (bucket := self.find(phase, x, blocks)) is not None:
             return bucket
         what = "rows" if phase == "decode" else "tokens"
         raise OutsidePlan(f"no {phase} bucket covers {x} {what} over {blocks} blocks: raise the limits")
 
     def fits(self, phase: Phase, x: int, blocks: int) -> bool:
         """Whether a bucket of the phase covers the shape."""
-        return self._first(phase, x, blocks) is not None
+        return self.find(phase, x, blocks) is not None
+
+    def find(self, phase: Phase, x: int, blocks: int) -> Bucket | None:
+        """The cheapest bucket of the phase that covers the shape, if one does.
+
+        The first in order of cost: a scan of some dozen buckets, with nothing to keep in step.
+        """
+        return next((bucket for bucket in self._by_cost[phase] if bucket.covers(x, blocks)), None)
 
     def cost(self, bucket: Bucket) -> float:
         """Seconds that a launch of the bucket costs by the cost model."""
@@ -200,7 +207,3 @@ class Plan:
 
     def __len__(self) -> int:
         return len(self.buckets)
-
-    def _first(self, phase: Phase, x: int, blocks: int) -> Bucket | None:
-        """The first in order of cost: a scan of some dozen buckets, with nothing to keep in step."""
-        return next((bucket for bucket in self._by_cost[phase] if bucket.covers(x, blocks)), None)

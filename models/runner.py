@@ -132,11 +132,12 @@ class PagedRunner:
         """Run one step; KeyError for a bucket outside the plan, ValueError for rows that do not fit theirs."""
         program = self._forwards[step.bucket]
         logits, *rest = program.run(**forward.inputs_of(step.rows, step.bucket, self.plan.limits))
-        wanted = tuple(index for index, row in enumerate(step.rows) if row.sample)
+        wanted = tuple(
+            (index, self._wishes.top_n[row.slot]) for index, row in enumerate(step.rows) if row.sample
+        )
         chosen = self._choose(step, logits) if wanted else None
         scores = rest[0] if rest else None
-        shown = tuple((index, self._wishes.top_n[step.rows[index].slot]) for index in wanted)
-        return Launched(chosen, shown, scores, sum(len(row.targets) for row in step.rows))
+        return Launched(chosen, wanted, scores, sum(len(row.targets) for row in step.rows))
 
     def _choose(self, step: Step, logits: Tensor) -> Tensor:
         program = self._samplers[step.bucket.batch, self._wishes.level(step.rows)]

@@ -71,10 +71,8 @@ def _join(plan: Plan, pack: Pack, sequence: Sequence) -> Pack:
     if not chunk.count or len(pack.chunks) == limits.prefill_batch:
         return pack
     blocks = chunk.blocks(plan)
-    together = tokens + chunk.count, pack.blocks(plan) + blocks
-    if not plan.fits("prefill", *together):
+    if (bucket := plan.find("prefill", tokens + chunk.count, pack.blocks(plan) + blocks)) is None:
         return pack
-    bucket = plan.prefill(*together)
     apart = plan.cost(pack.bucket) + plan.cost(plan.prefill(chunk.count, blocks))
     return Pack((*pack.chunks, chunk), bucket) if plan.cost(bucket) <= apart else pack
 

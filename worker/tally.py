@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from models.histogram import Histogram, HistogramBroken
+from models.histogram import Histogram, HistogramBroken, counted
 
 SAVE_EVERY = 300.0
 """Seconds between two writes, at least; they are made when there is nothing to run."""
@@ -17,14 +17,15 @@ class Tally:
 
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
-        self.histogram = self._read()
+        self.histogram = self._read(path)
         self._saved_at = time.monotonic()
 
-    def _read(self) -> Histogram:
+    @staticmethod
+    def _read(path: str) -> Histogram:
         """What earlier runs counted: the loader has refused a file that is none."""
         try:
-            return Histogram.load(self._path) if self._path else Histogram()
-        except (FileNotFoundError, HistogramBroken):
+            return counted(path)
+        except HistogramBroken:
             return Histogram()
 
     def save_sometimes(self) -> None:
