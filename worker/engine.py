@@ -12,9 +12,9 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Sequence as Seq
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
-from models.step import Pending, Progress, Runner, Sampling
+from models.step import Outcome, Pending, Progress, Runner, Sampling
 from worker import link as frames
 from worker.beat import Beat
 from worker.death import EXIT_ORPHANED, die_with_parent
@@ -47,6 +47,17 @@ class RunnerBroken(RuntimeError):
     """No step runs any more: the process is of no use."""
 
 
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A step that could not even be launched."""
+
+    error: Exception
+
+    def read(self) -> Outcome:
+        """Raise what the launch raised."""
+        raise self.error
+
+
 class Engine:
     """The loop over one runner."""
 
@@ -67,11 +78,15 @@ class Engine:
     def run(self) -> None:
         """Take new jobs, schedule, launch, settle, hand out tokens: until the parent says stop. RunnerBroken."""
         while self.take():
-            batch = self.scheduler.schedule()
-            if batch is not None and self.launch(batch) and len(self._launched) < self.runner.depth:
-                continue
-            if self._launched:
-                self.settle()
+            self.turn()
+
+    def turn(self) -> None:
+        """Launch one step, and settle one if no more may be launched."""
+        batch = self.scheduler.schedule()
+        if batch is not None:
+            self.launch(batch)
+        if self._launched and (batch is None or len(self._launched) >= self.runner.depth):
+            self.settle()
 
     def take(self) -> bool:
         """Take what has arrived until there is something to run, and a parent that listens; False: stop."""
@@ -92,32 +107,27 @@ class Engine:
                 self.tally.save_sometimes()
             self.link.wait(IDLE_TURN)
 
-    def launch(self, batch: Batch) -> bool:
-        """Start the step; False if that raised: then whoever is to blame has left, and the others will try again."""
+    def launch(self, batch: Batch) -> None:
+        """Start the step. If that raises, its result is the error: those before it are not to blame."""
         self.beat.mark(max(self.patience, SLOW * self.runner.seconds(batch.step.bucket)))
         try:
             for sequence in batch.opened:
                 assert sequence.slot is not None
                 self.runner.open(sequence.slot, sequence.prompt, sequence.output, sequence.sampling)
             self._launched.append((batch, self.runner.launch(batch.step)))
-        except Exception as error:  # whatever a model raises costs one sequence, not the engine
-            while self._launched and self.settle():  # those before it are not to blame
-                pass
-            self.raised(batch, error)
-            return False
-        return True
+        except Exception as error:  # `settle` deals with it in its turn
+            self._launched.append((batch, Raised(error)))
 
-    def settle(self) -> bool:
-        """Wait for the oldest launched step and hand out what it gave; False if it raised."""
+    def settle(self) -> None:
+        """Wait for the oldest launched step and hand out what it gave, or find out who is to blame."""
         batch, pending = self._launched.popleft()
         try:
             outcome = pending.read()
-        except Exception as error:  # as above
+        except Exception as error:  # whatever a model raises costs one sequence, not the engine
             self.raised(batch, error)
-            return False
+            return
         self._steps, self._raises = self._steps + 1, 0
         self.hand_out(self.scheduler.settle(batch, outcome))
-        return True
 
     def raised(self, batch: Batch, error: Exception) -> None:
         """Find out who is to blame, and say so; RunnerBroken if it looks like nobody.

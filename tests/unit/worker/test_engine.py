@@ -1,0 +1,71 @@
+"""The engine's loop in this process: what a step that raises costs while others are on their way."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+
+from models.step import LoadSpec, Sampling, Step
+from tests.support.scheduling import limits, scripted_runner
+from wire.job import SamplingParams
+from worker.beat import Beat
+from worker.engine import Engine
+from worker.link import Admit, FromEngine, Link, SequenceFailed, Stepped
+from worker.options import Options
+from worker.script import say
+from worker.scripted import Running, ScriptedRunner
+
+NEW = 8
+
+
+class Clumsy(ScriptedRunner):
+    """A runner of which some launches raise."""
+
+    def __init__(self, depth: int, raising: set[int]) -> None:
+        like = scripted_runner(limits(num_blocks=100))
+        super().__init__(like.info, like.plan, like.settings)
+        self.depth, self.raising, self.launches = depth, raising, 0
+
+    def launch(self, step: Step) -> Running:
+        self.launches += 1
+        if self.launches in self.raising:
+            raise RuntimeError("the launch failed")
+        return super().launch(step)
+
+
+@contextmanager
+def talk(runner: ScriptedRunner) -> Iterator[tuple[Engine, Link[FromEngine]]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, closing(Beat.create()) as beat:
+        options = Options(link_fd=0, beat_fd=0, parent=0, patience=30.0, spec=LoadSpec(model_id="scripted"))
+        yield Engine(Link.of_engine(theirs), beat, runner, options), Link.of_parent(ours)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("raising", range(1, 16))
+@pytest.mark.parametrize("poison", [b"a!raise@2", b"no poison"])
+def test_a_launch_that_raises_costs_one_sequence_at_most(depth: int, raising: int, poison: bytes) -> None:
+    """Also when a step before it, which nobody has read yet, raises too: that one's sequence is another's blame."""
+    prompts = {0: b"first", 1: poison, 2: b"third one"}
+    with talk(Clumsy(depth, {raising})) as (engine, parent):
+        for seq, prompt in prompts.items():
+            params = SamplingParams(max_new_tokens=NEW, seed=1)
+            engine.admit(Admit(seq=seq, prompt=list(prompt), output=[], params=params))
+        for _ in range(1000):
+            if not engine.scheduler.busy:
+                break
+            engine.turn()
+        frames = parent.receive()
+    given: dict[int, list[int]] = {seq: [] for seq in prompts}
+    for frame in frames:
+        for output in frame.outputs if isinstance(frame, Stepped) else ():
+            given[output.seq].append(output.id)
+    failed = {frame.seq for frame in frames if isinstance(frame, SequenceFailed)}
+    blamed = failed - ({1} if b"raise" in poison else set())
+    assert len(blamed) <= 1, "who was alone in the step whose launch raised"
+    for seq, prompt in prompts.items():
+        assert given[seq] == say(prompt, Sampling(), len(given[seq]))
+        assert seq in failed or len(given[seq]) == NEW
