@@ -5,6 +5,7 @@ import pytest
 from models.cost import EIGHT_BILLION, MACHINES, CostModel, UnknownShape, shape_of
 
 GAUDI_2 = CostModel(MACHINES["gaudi2"], EIGHT_BILLION)
+CPU = CostModel(MACHINES["cpu"], EIGHT_BILLION)
 
 
 def test_a_small_launch_waits_for_the_weights() -> None:
@@ -15,6 +16,11 @@ def test_a_small_launch_waits_for_the_weights() -> None:
 
 def test_a_large_launch_waits_for_the_arithmetic() -> None:
     assert GAUDI_2.prefill(2048, 2048) > 1.8 * GAUDI_2.prefill(1024, 1024) > 3 * GAUDI_2.prefill(1, 1)
+
+
+def test_a_cpu_reads_and_multiplies_one_after_the_other() -> None:
+    row = CPU.decode(2, 0) - CPU.decode(1, 0)
+    assert row == pytest.approx(75e-3, rel=0.02), "15 GFLOP at 200 GFLOPS, however long the weights take"
 
 
 def test_a_block_of_cache_costs_its_bytes() -> None:
