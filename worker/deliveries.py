@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from wire.queue import Delivery
 
 REMEMBERED = 10_000
-"""Settled tags that are remembered, so that a late second delivery of one is not run again."""
+"""Settled tags that are remembered at most, so that an answer of Redis from before it heard of them runs none again."""
 
 What = Literal["ack", "restore", "refuse", "reclaim"]
 
@@ -36,7 +36,7 @@ class Deliveries:
         self._running: set[str] = set()
         self._twins: dict[str, list[str]] = {}  # a held tag and the tags of the same message, sent twice
         self._settled: OrderedDict[str, What] = OrderedDict()
-        self._given_back: list[str] = []  # Redis has heard that these were restored or refused
+        self._heard: list[str] = []  # Redis has heard that these were settled
         self._notices: deque[Notice] = deque()
         self.adopted = 0
 
@@ -158,16 +158,18 @@ class Deliveries:
         with self._lock:
             for _ in range(count):
                 notice = self._notices.popleft()
-                if notice.what in ("restore", "refuse"):
-                    self._given_back.append(notice.delivery.tag)
+                if notice.what != "reclaim":
+                    self._heard.append(notice.delivery.tag)
 
     def asked(self) -> None:
-        """A pop is sent now: its answer knows of everything that Redis has heard so far."""
+        """A pop is sent now: its answer knows of everything that Redis has heard so far.
+
+        A message that it still brings was given back, or Redis has lost the ack, and with it maybe the job's end.
+        """
         with self._lock:
-            for tag in self._given_back:
-                if self._settled.get(tag) != "ack":
-                    self._settled.pop(tag, None)
-            self._given_back.clear()
+            for tag in self._heard:
+                self._settled.pop(tag, None)
+            self._heard.clear()
 
     def __len__(self) -> int:
         return len(self._held)

@@ -41,9 +41,19 @@ def test_a_second_delivery_is_adopted(book: Deliveries) -> None:
 
 def test_an_acked_message_that_comes_again_is_acked_again(book: Deliveries) -> None:
     book.settle("tag", "ack")
+    assert not book.take(replace(ONE, boot="new"), True, "new"), "Redis has not heard"
+    assert told(book) == [("ack", "tag", "boot"), ("ack", "tag", "new")]
+    book.told(2)
+    assert not book.take(replace(ONE, boot="new"), True, "new"), (
+        "its answer may be older than what it has heard"
+    )
+
+
+def test_a_message_whose_ack_redis_has_lost_runs_again(book: Deliveries) -> None:
+    book.settle("tag", "ack")
     book.told(1)
-    assert not book.take(replace(ONE, boot="new"), True, "new")
-    assert told(book) == [("ack", "tag", "new")]
+    book.asked()
+    assert book.take(ONE, False, "boot"), "what else was lost, the ledger knows"
 
 
 def test_a_message_sent_twice_runs_once_and_both_are_acked(book: Deliveries) -> None:
