@@ -1,7 +1,8 @@
 """The queue in Redis: every script, its argument order, and what it answers. See wire/keys.py for the names.
 
-A message is queued in a sorted set (score = submit time by Redis + priority x ageing + lag, in ms), or unacked in
-the hash of the boot that took it. Each script moves it in one step, so it is always in exactly one of them.
+A message is queued in a sorted set (score = submit time by Redis, or its tenant's turn if that is later, + priority x
+ageing, in ms), or unacked in the hash of the boot that took it. Each script moves it in one step, so it is always in
+exactly one of them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 AGEING_MS = 10_000
 """Waiting time that one priority step is worth: nothing of priority 9 is overtaken by what came 90 s later."""
+TURN_MS = 1_000
+"""What a tenant's next job stands behind its last one: of two tenants that fill the queue each gets its half."""
+PERIOD_MS, PERIODS = 10_000, 6
+"""What the pace is measured over; as wire/lua/queue_lib.lua counts."""
 STOCK_SEPARATOR = "\x06\x16"
 """What kombu's Redis transport puts between a queue's name and its priority step."""
 LONGEST_NAME = 255
@@ -122,14 +127,16 @@ class TaskQueue:
         self._zset, self._msgs, _ = queue_keys(name)
 
     def put(
-        self, task: str, tag: str, body: str, *, priority: int = DEFAULT_PRIORITY, lag_ms: float = 0
+        self, task: str, tag: str, body: str, *, priority: int = DEFAULT_PRIORITY, tenant: str = ""
     ) -> bool:
-        """Queue a message (kombu's JSON); False, and nothing changes, if its task is queued already."""
+        """Queue a message (kombu's JSON); False, and nothing changes, if its task is queued already.
+
+        Jobs of one tenant take turns with those of others; without a name, first come is first served.
+        """
         if not (_is_name(task) and _is_name(tag)):
             raise ValueError(f"a task id has 1 to {LONGEST_NAME} characters and no newline")
         urgency = max(MIN_PRIORITY, min(MAX_PRIORITY, priority))
-        offset = urgency * AGEING_MS + max(0.0, lag_ms)
-        return bool(_PUT(self.redis, self.name, task, tag, offset, body))
+        return bool(_PUT(self.redis, self.name, task, tag, urgency * AGEING_MS, body, tenant, TURN_MS))
 
     def position(self, task: str) -> int | None:
         """1 for the task that is taken next; None if it is not queued (any more), or not absorbed yet."""
@@ -143,6 +150,18 @@ class TaskQueue:
         for key in stock_lists(self.name):
             pipe.llen(key)
         return sum(pipe.execute())
+
+    def pace(self) -> float | None:
+        """Messages taken per second over the last minute; None if there were none."""
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.hgetall(self._zset + ":taken")
+        (seconds, micros), counts = pipe.execute()
+        now = int(seconds) * 1000 + int(micros) // 1000
+        recent = {int(p): int(n) for p, n in counts.items() if int(p) > now // PERIOD_MS - PERIODS}
+        if not recent:
+            return None
+        return sum(recent.values()) / max(1.0, (now - min(recent) * PERIOD_MS) / 1000)
 
     def peek(self, most: int = 10) -> list[str]:
         """The ids of the tasks that are taken next."""

@@ -28,13 +28,13 @@ from wire.owner import Ask, owner, set_owner
 from wire.qos import QoS
 from wire.queue import POP, Delivery, Popped, Record, TaskQueue, pop_args
 
-__all__ = ["Channel", "SecureTransport", "Transport", "broker_url", "is_ours", "set_owner"]
+__all__ = ["Channel", "SecureTransport", "Transport", "backend_url", "broker_url", "is_ours", "set_owner"]
 
 log = logging.getLogger(__name__)
 
 BELL_BLOCK_MS = 100
 """How long an idle worker waits for the bell: a plain producer rings none and is noticed after at most this."""
-PRIORITY_HEADER, LAG_HEADER = "sagrada_priority", "sagrada_lag_ms"
+PRIORITY_HEADER, TENANT_HEADER = "sagrada_priority", "sagrada_tenant"
 """Task headers that our own senders may set. Only the first can say 0: kombu passes on 0 where none was given,
 so a message's `priority` property of 0 is read as 5 for every producer."""
 MAX_REDELIVERIES = 5
@@ -65,6 +65,17 @@ def broker_url(redis_url: str) -> str:
     if parts.scheme not in schemes:
         raise ValueError(f"a Redis URL starts with redis://, rediss:// or unix://, not {parts.scheme}://")
     return urlunsplit(parts._replace(scheme=schemes[parts.scheme]))
+
+
+def backend_url(redis_url: str) -> str:
+    """Celery's URL of the same Redis as a result backend: it wants to be told to check certificates, and how."""
+    parts = urlsplit(redis_url)
+    if parts.scheme == "unix":
+        return broker_url(redis_url).replace("sagrada+socket://", "redis+socket://", 1)
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
+        query = "&".join(filter(None, (parts.query, "ssl_cert_reqs=required")))
+        return urlunsplit(parts._replace(query=query))
+    return redis_url
 
 
 class Channel(stock.Channel):
@@ -104,6 +115,9 @@ class Channel(stock.Channel):
         if not is_ours(queue):
             super()._put(queue, message, **kwargs)
             return
+        if self.closed:
+            # A pooled producer keeps the channel that an earlier error closed: as a connection's loss kombu mends it.
+            raise RedisConnectionError("this channel is closed")
         properties, headers = message["properties"], message.get("headers") or {}
         tag = properties["delivery_tag"]
         with self.conn_or_acquire() as client:
@@ -112,7 +126,7 @@ class Channel(stock.Channel):
                 tag,
                 dumps(message),
                 priority=_priority_of(properties, headers),
-                lag_ms=float(headers.get(LAG_HEADER) or 0),
+                tenant=str(headers.get(TENANT_HEADER) or ""),
             )
 
     # The consumer: pop; when that brings nothing, wait for the bells, then pop again

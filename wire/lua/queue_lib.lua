@@ -2,7 +2,7 @@
 -- A queued message:   "<redeliveries>\n<delivery tag>\n<kombu's JSON>"
 -- An unacked message: "<score>\n<queue>\n<task id>\n" and then the same.
 -- (Never re-encoded: cjson would turn [] into {}. Scores travel as ZPOPMIN's string: `..` keeps 14 digits only.)
-local LIVE, DEAD = 'sagrada:live', 'sagrada:dead'
+local LIVE, DEAD, OPEN = 'sagrada:live', 'sagrada:dead', 'sagrada:open'
 local QUEUED, UNACKED = '^%d+\n([^\n]*)', '^([^\n]*)\n([^\n]*)\n([^\n]*)\n(%d+)\n(.*)$'
 
 local function base(queue) return 'sagrada:q:' .. queue end
@@ -25,6 +25,17 @@ end
 local function dequeue(queue, id)
   redis.call('HDEL', base(queue) .. ':msgs', id)
   return redis.call('ZREM', base(queue), id)
+end
+
+-- How many were taken in each ten seconds of the last minute, for TaskQueue.pace.
+local PERIOD, PERIODS = 10000, 7
+local function count_taken(queue, n)
+  local key, period = base(queue) .. ':taken', math.floor(now_ms() / PERIOD)
+  redis.call('HINCRBY', key, period, n)
+  if redis.call('HLEN', key) <= PERIODS then return end
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if tonumber(field) <= period - PERIODS then redis.call('HDEL', key, field) end
+  end
 end
 
 -- The message `id` if it is queued as the delivery `tag`.

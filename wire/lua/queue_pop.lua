@@ -11,15 +11,18 @@ for i = 6, #ARGV do
   local _, bad = absorb(queue, 200, ARGV[4], tonumber(ARGV[5]))
   refused = refused + bad
   local got = #taken < most and redis.call('ZPOPMIN', z, most - #taken) or {}
+  local counted = 0
   for k = 1, #got, 2 do
     local value = redis.call('HGET', z .. ':msgs', got[k])
     if value then
+      counted = counted + 1
       redis.call('HDEL', z .. ':msgs', got[k])
       local record = got[k + 1] .. '\n' .. queue .. '\n' .. got[k] .. '\n' .. value
       redis.call('HSET', unacked(boot), value:match(QUEUED), record)
       taken[#taken + 1] = record
     end
   end
+  if counted > 0 then count_taken(queue, counted) end
 end
 
 if #taken == 0 then

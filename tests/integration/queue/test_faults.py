@@ -12,7 +12,7 @@ import pytest
 
 from sagrada.embedded import EmbeddedServer
 from tests.integration.queue.fleet import QUEUE, Fleet, done, send, until
-from tests.integration.queue.proxy import Proxy
+from tests.support.proxy import Proxy
 from wire.transport import PRIORITY_HEADER
 
 LEASE = 1.0

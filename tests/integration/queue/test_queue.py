@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from kombu.connection import Connection
@@ -12,7 +13,7 @@ from redis import Redis
 
 from tests.integration.queue.fleet import Fleet
 from wire.keys import DEAD, LIVE
-from wire.queue import POP, Boots, Delivery, Popped, Record, Script, TaskQueue, pop_args
+from wire.queue import POP, TURN_MS, Boots, Delivery, Popped, Record, Script, TaskQueue, pop_args
 from wire.transport import PRIORITY_HEADER, broker_url
 
 QUEUE = "sagrada.test"
@@ -64,11 +65,58 @@ def test_position_removal_purge(queue: TaskQueue) -> None:
 
 def test_waiting_outweighs_priority(redis: Redis, queue: TaskQueue) -> None:
     queue.put("old", "t1", "{}", priority=9)
-    queue.put("lagging", "t2", "{}", priority=0, lag_ms=1e9)
     queue.put("urgent", "t3", "{}", priority=0)
-    assert queue.peek() == ["urgent", "old", "lagging"]
+    assert queue.peek() == ["urgent", "old"]
     redis.zincrby("sagrada:q:" + QUEUE, -90_001, "old")  # as if it had been sent 90 s earlier
-    assert queue.peek() == ["old", "urgent", "lagging"]
+    assert queue.peek() == ["old", "urgent"]
+
+
+def test_tenants_take_turns_and_the_order_of_each_is_kept(redis: Redis, queue: TaskQueue) -> None:
+    for n in range(6):
+        queue.put(f"a{n}", f"ta{n}", "{}", tenant="a")
+    queue.put("b0", "tb0", "{}", tenant="b")
+    queue.put("urgent", "tu", "{}", tenant="a", priority=0)
+    queue.put("nobody's", "tn", "{}")
+    assert queue.peek() == ["urgent", "a0", "b0", "nobody's", "a1", "a2", "a3", "a4", "a5"]
+    queue.purge()
+    queue.put("a6", "ta6", "{}", tenant="a")
+    queue.put("b1", "tb1", "{}", tenant="b")
+    assert queue.peek() == ["a6", "b1"], "an empty queue owes nobody a turn"
+
+
+def test_what_is_queued_already_takes_no_turn(queue: TaskQueue) -> None:
+    for _ in range(5):
+        queue.put("a0", "ta0", "{}", tenant="a")
+    queue.put("a1", "ta1", "{}", tenant="a")
+    client: Any = queue.redis
+    first, second = (client.zscore("sagrada:q:" + QUEUE, task) for task in ("a0", "a1"))
+    assert second - first == pytest.approx(TURN_MS, abs=1)
+
+
+def test_turns_are_forgotten_when_they_have_passed(redis: Redis, queue: TaskQueue) -> None:
+    queue.put("stays", "t", "{}", tenant="stays")
+    turns = "sagrada:q:" + QUEUE + ":turns"
+    redis.hset(turns, mapping={f"50000 old{n}": 1 for n in range(1000)})
+    queue.put("new", "t2", "{}", tenant="new")
+    assert set(redis.hkeys(turns)) == {b"50000 stays", b"50000 new"}
+
+
+def test_the_pace_counts_what_was_taken_in_the_last_minute(redis: Redis, queue: TaskQueue) -> None:
+    assert queue.pace() is None
+    Boots(redis).register("b", 60)
+    for n in range(30):
+        queue.put(str(n), f"t{n}", "{}")
+    for _ in range(3):
+        assert len(POP(redis, *pop_args("b", 10, False, [QUEUE]))[3]) == 10
+    pace = queue.pace()
+    assert pace and 3 <= pace <= 30, "30 in 1 to 10 seconds"
+    taken = "sagrada:q:" + QUEUE + ":taken"
+    (period,) = (int(field) for field in redis.hkeys(taken))
+    redis.hset(taken, mapping={period - age: 1000 for age in range(6, 20)})
+    assert queue.pace() == pytest.approx(pace, rel=0.5), "what is older does not count"
+    queue.put("31", "t31", "{}")
+    POP(redis, *pop_args("b", 10, False, [QUEUE]))
+    assert redis.hlen(taken) <= 7
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 256])
@@ -260,3 +308,12 @@ def test_what_the_transport_refuses(redis_url: str) -> None:
         pytest.raises(ValueError, match="database of its own"),
     ):
         prefixed.default_channel  # noqa: B018
+
+
+def test_a_closed_channel_refuses_as_a_lost_connection_does(redis_url: str) -> None:
+    """kombu's pool may hand one out after an error; such a refusal it mends, an AttributeError it does not."""
+    with Connection(broker_url(redis_url)) as connection:
+        channel = connection.default_channel
+        channel.close()
+        with pytest.raises(connection.recoverable_connection_errors):
+            channel._put(QUEUE, channel.prepare_message("{}", properties={"delivery_tag": "t"}))

@@ -6,11 +6,13 @@ References are to kombu 5.7.0 and celery 5.7.0.
 from __future__ import annotations
 
 import inspect
+import ssl
 from collections import OrderedDict
 from typing import Any
 
 import kombu.transport
 import pytest
+from celery import Celery
 from celery.concurrency.base import BasePool
 from celery.worker import request
 from celery.worker.consumer import consumer
@@ -23,7 +25,7 @@ from kombu.transport import virtual
 from wire import owner as owners
 from wire import transport
 from wire.job import MAX_PRIORITY
-from wire.keys import DEAD, LIVE, QUEUE_PREFIX, queue_keys, unacked_key
+from wire.keys import DEAD, LIVE, OPEN, QUEUE_PREFIX, queue_keys, unacked_key
 from wire.owner import Ask, Owner
 from wire.qos import QoS
 from wire.queue import STOCK_SEPARATOR, Popped, stock_lists
@@ -155,7 +157,7 @@ def test_the_scripts_use_the_names_of_the_table() -> None:
     zset, msgs, bell = queue_keys("")
     assert f"return '{zset}' .. queue" in lua
     assert f"'{unacked_key('')}' .. boot" in lua
-    assert f"LIVE, DEAD = '{LIVE}', '{DEAD}'" in lua
+    assert f"LIVE, DEAD, OPEN = '{LIVE}', '{DEAD}', '{OPEN}'" in lua
     assert (msgs, bell) == (zset + ":msgs", zset + ":bell")
 
 
@@ -185,6 +187,22 @@ def test_more_in_redis_than_is_known_asks_for_a_resync() -> None:
 )
 def test_broker_urls(redis: str, broker: str) -> None:
     assert transport.broker_url(redis) == broker
+
+
+@pytest.mark.parametrize(
+    ("redis", "wanted"),
+    [
+        ("redis://u:p@host:1/2", {"host": "host", "port": 1, "db": 2, "username": "u", "password": "p"}),
+        ("rediss://host/0", {"ssl_cert_reqs": ssl.CERT_REQUIRED, "db": 0}),
+        ("rediss://host/3?ssl_ca_certs=/ca", {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/ca"}),
+        ("rediss://host/0?ssl_cert_reqs=none", {"ssl_cert_reqs": ssl.CERT_NONE}),
+        ("unix:///run/redis.sock?db=3", {"path": "/run/redis.sock", "db": 3}),
+    ],
+)
+def test_celery_s_result_backend_is_the_same_redis(redis: str, wanted: dict[str, Any]) -> None:
+    with Celery(backend=transport.backend_url(redis), set_as_current=False) as app:
+        options = app.backend.connparams
+    assert {name: options.get(name) for name in wanted} == wanted
 
 
 def test_a_broker_url_of_another_kind_is_refused() -> None:
