@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,26 +15,27 @@ import redis
 from celery import Celery
 
 from gateway.config import Config
+from gateway.durability import Durability
 from gateway.errors import BACKEND_DOWN, Unavailable
 from gateway.fleet import Fleet, Model
-from wire.errors import QueueFull, ValidationError
+from gateway.waiting_room import WaitingRoom
+from wire.dispatch import dispatch
+from wire.errors import ValidationError
 from wire.job import Job, new_job_id
-from wire.keys import SECRET, TASK_NAME
+from wire.keys import SECRET
 from wire.ledger import Ledger
-from wire.queue import TaskQueue
 from wire.record import Record
 from wire.request import GenerateRequest, RequestLimits, to_job
 from wire.tokenizer import Tokenizer
-from wire.transport import PRIORITY_HEADER, broker_url
+from wire.transport import broker_url
+
+log = logging.getLogger("sagrada.gateway")
 
 TOKENISE_UP_TO = 64 * 1024
 """Bytes of prompt that are tokenised here; longer ones cost too much of a gateway and are counted by the worker."""
 
 MAX_KEY = 255
 """Longest Idempotency-Key, characters."""
-
-SEND_RETRY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
-"""One more try: the pooled connection may be stale. The queue takes a message once, however often it is put."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,13 @@ class Admission:
         ledger: Ledger,
         fleet: Fleet,
         app: Celery,
-        withdraw: Callable[[str], None],
+        withdraw: Callable[[str, str], None],
     ) -> None:
-        """`withdraw` removes the record of a job that could not be queued, now or when Redis is back."""
+        """`withdraw` removes the record and message (job id, queue) of one that was not accepted, sooner or later."""
         self._config, self._redis, self._ledger, self._fleet = config, client, ledger, fleet
         self._app, self._withdraw = app, withdraw
+        self._durability = Durability(config)
+        self._room = WaitingRoom(client, config.max_queued)
         self.gateway_id = new_job_id()
         """This process, in the jobs that are bound to its connections."""
 
@@ -108,11 +112,25 @@ class Admission:
             stream=stream,
             gateway=self.gateway_id if bound else "",
         )
-        self._check_room(model.queue)
-        created, record = self._ledger.submit(job, model.queue, digest)
-        if record.state == "queued":
-            self._send(job, record.queue, created)
-        return Accepted(job, record, request, model, tokenizer)
+        self._room.check(model.queue)
+        return Accepted(job, self._keep(job, model.queue, digest), request, model, tokenizer)
+
+    def _keep(self, job: Job, queue: str, digest: str) -> Record:
+        """Record, queue, and make sure of it if that was asked for; what raises has been withdrawn."""
+        if not self._durability.strict:
+            _, record = self._ledger.submit(job, queue, digest)
+            self._send(job, record)
+            return record
+        with self._redis.client() as connection:
+            created, record = Ledger(connection, self._config.result_ttl).submit(job, queue, digest)
+            self._send(job, record)
+            try:
+                self._durability.ensure(connection)
+            except (*BACKEND_DOWN, Unavailable):
+                if created:
+                    self._withdraw(job.id, queue)
+                raise
+        return record
 
     def keyed(self, key: str | None, body: bytes) -> tuple[str | None, str]:
         """(job id, digest) of a request with this Idempotency-Key; (None, "") without one."""
@@ -133,27 +151,11 @@ class Admission:
         assert isinstance(found, bytes), "the secret never expires"
         return found
 
-    def _check_room(self, queue: str) -> None:
-        waiting = TaskQueue(self._redis, queue).size()
-        if waiting >= self._config.max_queued:
-            raise QueueFull(f"the queue {queue} is full: {waiting} jobs wait already; try again later")
-
-    def _send(self, job: Job, queue: str, created: bool) -> None:
-        """Queue the job's id; the prompt stays in the record."""
+    def _send(self, job: Job, record: Record) -> None:
+        """Queue what waits. The record is the promise: a reconciler sends what could not be sent now."""
+        if record.state != "queued":
+            return
         try:
-            self._app.send_task(
-                TASK_NAME,
-                task_id=job.id,
-                queue=queue,
-                headers={PRIORITY_HEADER: job.priority},  # kombu's 0 means that none was given
-                argsrepr="",
-                kwargsrepr="",
-                ignore_result=True,
-                retry_policy=SEND_RETRY,
-            )
+            dispatch(self._app, job, record.queue)
         except (*BACKEND_DOWN, OSError) as error:
-            if created:
-                self._withdraw(job.id)
-            raise Unavailable(
-                "the job could not be queued and was not accepted; try again in a moment"
-            ) from error
+            log.warning("job %s is recorded but not queued yet: %s", job.id, error)

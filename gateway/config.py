@@ -38,6 +38,16 @@ class Config:
     result_ttl: float = field(
         default=3600.0, metadata={"help": "seconds that a finished job is kept", "least": 1}
     )
+    durability: str = field(
+        default="relaxed",
+        metadata={
+            "help": "strict: accept a job only once Redis has it on disk (and on DURABILITY_REPLICAS); or relaxed",
+            "words": ("relaxed", "strict"),
+        },
+    )
+    durability_replicas: int = field(
+        default=0, metadata={"help": "replicas that must have a job before it is accepted", "least": 0}
+    )
     sagrada_secret: str = field(
         default="", repr=False, metadata={"help": "key of idempotency ids; default: made once, kept in Redis"}
     )
@@ -66,7 +76,10 @@ def _number(name: str, kind: Callable[[str], float], text: str) -> float:
 
 def parse(name: str, text: str) -> str | int | float:
     """The value of the setting `name` out of its text; ConfigError names the variable."""
-    kind = {f.name: f.type for f in fields(Config)}[name]
+    setting = {f.name: f for f in fields(Config)}[name]
+    kind, words = setting.type, setting.metadata.get("words")
+    if words and text not in words:
+        raise ConfigError(f"{name.upper()} must be {' or '.join(words)}, not {text!r}")
     if kind == "str":
         return text
     return _number(name, int if kind == "int" else float, text)

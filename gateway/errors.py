@@ -40,7 +40,7 @@ STATUS: tuple[tuple[type[Exception], int, str, int], ...] = (
     (TooManyStreams, 429, "overloaded", 1),
     (Unavailable, 503, "unavailable", 2),
 )
-"""Exception, HTTP status, `error_type`, Retry-After in seconds (0: none). First match wins."""
+"""Exception, HTTP status, `error_type`, Retry-After in seconds (0: none) unless it says so itself. First match wins."""
 
 FAILED_STATUS = {"validation": 422, "overloaded": 429, "generation": 424}
 """HTTP status of a job that ended with this `error_type`; TGI's table. Any other: 500."""
@@ -48,7 +48,7 @@ FAILED_STATUS = {"validation": 422, "overloaded": 429, "generation": 424}
 PREFIX = {"validation": "Input validation error: ", "generation": "Request failed during generation: "}
 """What TGI writes before the sentence."""
 
-EXPIRED = "the job's deadline (its ttl) passed before it was finished"
+EXPIRED = "the job's deadline passed (its ttl, or its start_ttl before it was begun)"
 
 BACKEND_DOWN = (
     redis.exceptions.ConnectionError,
@@ -75,7 +75,8 @@ def describe(error: Exception) -> tuple[int, str, str, int]:
     """(HTTP status, sentence, error_type, Retry-After seconds or 0) of any exception."""
     for kind, status, error_type, retry_after in STATUS:
         if isinstance(error, kind):
-            return status, PREFIX.get(error_type, "") + str(error), error_type, retry_after
+            seconds = getattr(error, "retry_after", 0) or retry_after
+            return status, PREFIX.get(error_type, "") + str(error), error_type, seconds
     if isinstance(error, BACKEND_DOWN):
         return 503, "Redis does not answer; try again in a moment", "unavailable", 2
     if isinstance(error, HTTPException):

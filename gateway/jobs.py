@@ -37,8 +37,8 @@ def seconds(ms: int) -> float | None:
     return ms / 1000 if ms else None
 
 
-def job_object(job_id: str, record: Record, position: int | None) -> dict[str, Any]:
-    """The job as the API shows it."""
+def job_object(job_id: str, record: Record, position: int | None, wait: float | None) -> dict[str, Any]:
+    """The job as the API shows it; `wait`: seconds until it is taken, if that can be told."""
     result, url = record.result, f"/jobs/{job_id}"
     shown = result and {"text": result.text, "finish_reason": result.finish_reason, "seed": result.seed}
     return {
@@ -47,6 +47,7 @@ def job_object(job_id: str, record: Record, position: int | None) -> dict[str, A
         "status": record.state,
         "model": record.model,
         "queue_position": position,
+        "estimated_wait": wait,
         "created_at": seconds(record.created),
         "started_at": seconds(record.started),
         "completed_at": seconds(record.finished),
@@ -79,14 +80,27 @@ def known(gateway: Gateway, job_id: str) -> Record:
 def show(gateway: Gateway, job_id: str, record: Record, status: int = 200) -> Response:
     """The job object as a response."""
     waiting = record.state == "queued" and bool(record.queue)
-    position = TaskQueue(gateway.redis, record.queue).position(job_id) if waiting else None
-    body = msgspec.json.encode(job_object(job_id, record, position))
+    position, wait = _place(gateway, job_id, record.queue) if waiting else (None, None)
+    body = msgspec.json.encode(job_object(job_id, record, position, wait))
     response = Response(body, status, JSON)
     if not record.terminal:
         response.headers["Retry-After"] = str(POLL_AFTER)
     if status == 202:
         response.headers["Location"] = f"/jobs/{job_id}"
     return response
+
+
+def _place(gateway: Gateway, job_id: str, name: str) -> tuple[int | None, float | None]:
+    """(Position, seconds until it is taken): none where workers have room for all up to it, or nothing was taken."""
+    queue = TaskQueue(gateway.redis, name)
+    position = queue.position(job_id)
+    if position is None:
+        return None, None
+    free = sum(w.free for w in gateway.fleet.workers() if w.queue == name and w.state == "serving")
+    if position <= free:
+        return position, 0.0
+    pace = queue.pace()
+    return position, round((position - free) / pace, 1) if pace else None
 
 
 class JobWait(Waiting):

@@ -7,6 +7,7 @@ import select
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import redis
 from redis.backoff import NoBackoff
@@ -21,8 +22,8 @@ from gateway.errors import TooManyStreams
 from gateway.fleet import Fleet
 from gateway.hub import Hub
 from wire.errors import JobNotFound
-from wire.keys import boot_channel
 from wire.ledger import Ledger
+from wire.open import Gateways, spread
 from wire.queue import TaskQueue
 from wire.record import Record
 
@@ -33,6 +34,9 @@ REDIS_TIMEOUT = 1.5
 
 CHORES = 4
 """Threads for what nobody waits for: cancelling for clients that left, the last look at a record."""
+
+LEASE = 15.0
+"""Seconds that a gateway counts as alive after it was last heard of; then the jobs of its connections are cancelled."""
 
 PATIENCE = 60
 """Attempts, a second apart, to cancel a job that nobody wants while Redis is away."""
@@ -69,6 +73,7 @@ class Gateway:
             config, self.redis, self.ledger, self.fleet, sender(config, REDIS_TIMEOUT), self.withdraw
         )
         self._chores = ThreadPoolExecutor(CHORES, thread_name_prefix="chore")
+        self._gateways = Gateways(self.redis)
 
     def start(self) -> None:
         """Start the threads; once per process, after the fork."""
@@ -77,6 +82,12 @@ class Gateway:
             self.poller.start()
         self.catch_up.start()
         self.hub.start()
+        self._live()
+        self.clock.every(LEASE / 3, self._live)
+
+    def _live(self) -> None:
+        """Renew this process's lease, soon."""
+        self.chore(lambda: self._gateways.renew(self.admission.gateway_id, LEASE))
 
     @property
     def has_room(self) -> bool:
@@ -89,8 +100,9 @@ class Gateway:
             raise TooManyStreams("this gateway holds as many open streams as it may (MAX_STREAMS); try again")
 
     def chore(self, work: Callable[[], None]) -> None:
-        """Do this soon, in another thread."""
-        self._chores.submit(self._attempt, work)
+        """Do this soon, in another thread; not any more once the process has drained."""
+        with suppress(RuntimeError):
+            self._chores.submit(self._attempt, work)
 
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
@@ -101,25 +113,19 @@ class Gateway:
     def cancel(self, job_id: str) -> Record:
         """End the job as cancelled if it has not ended, and let its worker or its queue know; JobNotFound."""
         stopped = self.ledger.cancel(job_id)
-        if stopped.boot:
-            self.redis.publish(boot_channel(stopped.boot), job_id)
-        elif not stopped.record.started:
-            TaskQueue(self.redis, stopped.record.queue).remove(job_id)
-        # else: begun once and queued again. Its message stays: a Celery producer hears REVOKED from whoever takes it.
+        spread(self.redis, job_id, stopped)
         return stopped.record
 
     def cancel_soon(self, job_id: str) -> None:
         """Cancel without waiting: its client has left."""
         self._insist(lambda: self.cancel(job_id))
 
-    def withdraw(self, job_id: str) -> None:
-        """Make as if the job had never been submitted: it could not be queued."""
+    def withdraw(self, job_id: str, queue: str) -> None:
+        """Make as if the job had never been submitted: it is not as durable as was promised."""
 
         def work() -> None:
-            record = self.ledger.cancel(job_id).record
-            self.ledger.delete(job_id)
-            # Last, since it matters least: a message without a record is dropped by whoever takes it.
-            TaskQueue(self.redis, record.queue).remove(job_id)
+            if self.ledger.withdraw(job_id):
+                TaskQueue(self.redis, queue).remove(job_id)
 
         self._insist(work)
 
@@ -145,6 +151,7 @@ class Gateway:
         self._wait(lambda: not len(self.hub), self.config.drain_timeout)
         for subscriber in self.hub.subscribers():
             subscriber.abandon()
+        self._insist(lambda: self._gateways.leave(self.admission.gateway_id), attempts=1)
         self._chores.shutdown()
         poller = self.poller
         if poller is not None:

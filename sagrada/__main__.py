@@ -136,6 +136,7 @@ def request_options(command: Any) -> Any:
         click.option(
             "--ttl", type=float, help="Seconds after which an unfinished job expires. Default: a day."
         ),
+        click.option("--start-ttl", type=float, help="Seconds after which a job that still waits expires."),
         url_option,
     )
     for option in reversed(options):
@@ -146,7 +147,7 @@ def request_options(command: Any) -> Any:
 def _submit(client: Client, given: Mapping[str, Any]) -> Job:
     """Queue the generation that the options of `request_options` describe."""
     settings = {name: value for name, value in given.items() if value is not None and value != ()}
-    own = {name: settings.pop(name) for name in ("model", "priority", "ttl") if name in settings}
+    own = {name: settings.pop(name) for name in ("model", "priority", "ttl", "start_ttl") if name in settings}
     prompt = settings.pop("prompt")
     inputs = sys.stdin.read() if prompt == "-" else prompt
     return client.submit(inputs, settings, **own)
@@ -262,7 +263,8 @@ def _told(job: Job) -> str:
     if job.error is not None:
         return f"{job.status}: {job.error.message}"
     if job.queue_position is not None:
-        return f"{job.status}, number {job.queue_position} in the queue"
+        wait = f", about {job.estimated_wait:.0f} s to wait" if job.estimated_wait else ""
+        return f"{job.status}, number {job.queue_position} in the queue{wait}"
     return job.status
 
 

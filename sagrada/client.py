@@ -59,6 +59,8 @@ class Job(msgspec.Struct, frozen=True):
     model: str = ""
     queue_position: int | None = None
     """1 is next; None once it runs."""
+    estimated_wait: float | None = None
+    """Seconds until it is taken, as the queue goes now; None once it runs, or if that cannot be told."""
     created_at: float | None = None
     started_at: float | None = None
     completed_at: float | None = None
@@ -132,11 +134,12 @@ class Client:
         model: str | None = None,
         priority: int | None = None,
         ttl: float | None = None,
+        start_ttl: float | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Queue a generation; TGI's parameters. A lost answer is asked for again under the same key: it runs once."""
         body: dict[str, Any] = {"inputs": inputs, "parameters": dict(parameters or {})}
-        options = {"model": model, "priority": priority, "ttl": ttl}
+        options = {"model": model, "priority": priority, "ttl": ttl, "start_ttl": start_ttl}
         body |= {name: value for name, value in options.items() if value is not None}
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         return self._job("POST", "/jobs", tries=3, json=body, headers=headers)

@@ -61,6 +61,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = DEFAULT_PRIORITY
     ttl: float = DEFAULT_TTL
     """Seconds from submission to the deadline."""
+    start_ttl: float = 0.0
+    """Seconds from submission within which it must have been begun; 0: any time before the deadline."""
     stream: bool = False
     """Which answer is wanted; of no concern here."""
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from wire.codec import WIRE_VERSION, encode_event, encode_job, encode_result
 from wire.events import STATE_OF, Event, Failed, Terminal
 from wire.job import Job, Result
-from wire.keys import channel, gone_key, job_key, log_key
+from wire.keys import OPEN, channel, gone_key, job_key, log_key
 from wire.record import FIELDS
 from wire.replies import (
     AlreadyTerminal,
@@ -66,6 +66,7 @@ __all__ = [
     "refuse_command",
     "release_command",
     "submit_command",
+    "withdraw_command",
 ]
 
 FIELD = "e"
@@ -99,15 +100,15 @@ def _script(name: str) -> Script:
     return Script(text, hashlib.sha1(text.encode()).hexdigest())
 
 
-_NAMES = ("submit", "claim", "reappend", "finish", "stop", "release", "count", "delete")
+_NAMES = ("submit", "claim", "reappend", "finish", "stop", "release", "count", "delete", "withdraw")
 _SCRIPTS = {name: _script(name) for name in _NAMES}
 
 LOAD: tuple[Command, ...] = tuple(("SCRIPT", "LOAD", script.text) for script in _SCRIPTS.values())
 """Send these on every new connection; a NoScriptError later means: reconnect."""
 
 
-def _keys(job_id: str) -> tuple[str, str, str, str]:
-    return job_key(job_id), log_key(job_id), channel(job_id), gone_key(job_id)
+def _keys(job_id: str) -> tuple[str, ...]:
+    return job_key(job_id), log_key(job_id), channel(job_id), gone_key(job_id), OPEN
 
 
 def _ms(seconds: float) -> int:
@@ -115,7 +116,11 @@ def _ms(seconds: float) -> int:
 
 
 def _body(job: Job, queue: str) -> tuple[Arg, ...]:
-    return encode_job(job), job.model, queue, _ms(job.ttl), len(job.ids or ())
+    start = _ms(job.start_ttl) if job.start_ttl else 0
+    return encode_job(job), job.model, queue, _ms(job.ttl), start, len(job.ids or ()), job.gateway
+
+
+_NO_BODY: tuple[Arg, ...] = ("", "", "", 0, 0, 0, "")
 
 
 def entry(event: Event) -> Entry:
@@ -125,11 +130,7 @@ def entry(event: Event) -> Entry:
 
 def submit_command(job: Job, queue: str, digest: str = "") -> Command:
     """Write the job's record unless there is one. Reply: parse_submit."""
-    tokens = len(job.ids) if job.ids is not None else 0
-    body = encode_job(job)
-    return _SCRIPTS["submit"].command(
-        _keys(job.id), WIRE_VERSION, body, job.model, digest, queue, _ms(job.ttl), tokens
-    )
+    return _SCRIPTS["submit"].command(_keys(job.id), WIRE_VERSION, digest, *_body(job, queue))
 
 
 def claim_command(
@@ -183,7 +184,7 @@ def reappend_command(
     """
     pairs = [arg for entry in last for arg in (entry.seq + 1, entry.data)]
     total = max([total, *(entry.seq + 1 for entry in last[-1:])])
-    job = _body(body, queue) if body else ("", "", "", 0, 0)
+    job = _body(body, queue) if body else _NO_BODY
     return _SCRIPTS["reappend"].command(
         _keys(job_id), attempt, boot, claim, total, WIRE_VERSION, *job, *pairs
     )
@@ -221,7 +222,7 @@ def cancel_command(job_id: str, *, result_ttl: float) -> Command:
 
 
 def expire_command(job_id: str, *, result_ttl: float) -> Command:
-    """End the job as expired if its deadline has passed. Reply: parse_stopped."""
+    """End the job as expired if a deadline of its has passed. Reply: parse_stopped."""
     return _SCRIPTS["stop"].command(_keys(job_id), "expired", _ms(result_ttl), "", "", WIRE_VERSION)
 
 
@@ -230,13 +231,25 @@ def refuse_command(
 ) -> Command:
     """End as failed a job whose message could not be read; makes the record. Reply: parse_stopped."""
     return _SCRIPTS["stop"].command(
-        _keys(job_id), "failed", _ms(result_ttl), error or "unknown", error_type, WIRE_VERSION, queue, model
+        _keys(job_id),
+        "failed",
+        _ms(result_ttl),
+        error or "unknown",
+        error_type,
+        WIRE_VERSION,
+        "",
+        model,
+        queue,
+        *_NO_BODY[3:],
     )
 
 
-def release_command(job_id: str, attempt: int) -> Command:
-    """Hand a running job over (drain): the next claim blames nobody. Reply: 1 if it was ours."""
-    return _SCRIPTS["release"].command(_keys(job_id), attempt)
+def release_command(job_id: str, attempt: int, *, engine_died: bool = False) -> Command:
+    """Hand a running job over. Reply: 1 if it was ours.
+
+    The next claim blames nobody; unless its engine died under it: then the job is a suspect until it adds a token.
+    """
+    return _SCRIPTS["release"].command(_keys(job_id), attempt, int(engine_died))
 
 
 def count_command(job_id: str, prompt_tokens: int) -> Command:
@@ -247,6 +260,11 @@ def count_command(job_id: str, prompt_tokens: int) -> Command:
 def delete_command(job_id: str, *, result_ttl: float) -> Command:
     """Remove a finished job's record and log. Reply: b"deleted", b"live" or b"missing"."""
     return _SCRIPTS["delete"].command(_keys(job_id), _ms(result_ttl))
+
+
+def withdraw_command(job_id: str, *, result_ttl: float) -> Command:
+    """Remove a job that has not begun and was submitted once. Reply: 1 if it is gone."""
+    return _SCRIPTS["withdraw"].command(_keys(job_id), _ms(result_ttl))
 
 
 def record_command(job_id: str) -> Command:

@@ -28,7 +28,7 @@ class JobFailed(SagradaError):
 
 
 class JobExpired(SagradaError):
-    """The job's deadline (`ttl`) passed before it was finished."""
+    """The job's deadline passed: `ttl`, or `start_ttl` before it was begun."""
 
 
 class ModelNotFound(SagradaError):
@@ -40,7 +40,11 @@ class ModelUnavailable(SagradaError):
 
 
 class QueueFull(SagradaError):
-    """The waiting room is full; try again later."""
+    """The waiting room is full; try again in `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: int = 0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class LeaseLost(SagradaError):

@@ -74,6 +74,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """0 the most urgent … 9."""
     ttl: float = DEFAULT_TTL
     """Seconds from submission to the deadline."""
+    start_ttl: float = 0.0
+    """Seconds from submission within which it must have been begun; 0: any time before the deadline."""
     tenant: str = ""
     """Who asked: scopes idempotency keys and fairness."""
     gateway: str = ""

@@ -7,20 +7,27 @@
 | sagrada:{<id>}:tokens     | channel | ledger              | the same maps, live                       | –                             |
 | sagrada:{<id>}:gone       | string  | ledger              | a deleted job's last attempt, so that a   | RESULT_TTL                    |
 |                           |         |                     | late message does not run it again        |                               |
+| sagrada:open              | zset    | ledger              | every job that has not ended → the Redis  | entries leave when jobs end   |
+|                           |         |                     | ms at which the reconciler looks at it    |                               |
 | sagrada:q:<queue>         | zset    | transport           | task id → score (submit ms + priority …)  | never; empty when idle        |
 | sagrada:q:<queue>:msgs    | hash    | transport           | task id → message                         | with its zset                 |
 | sagrada:q:<queue>:bell    | stream  | transport           | one entry, rung by put and restore        | never; one entry              |
 | sagrada:q:<queue>:bad     | list    | transport           | the latest 1000 unreadable messages, cut  | never; bounded                |
+| sagrada:q:<queue>:turns   | hash    | transport           | priority and tenant → the last turn, ms   | emptied with the queue        |
+| sagrada:q:<queue>:taken   | hash    | transport           | ten seconds → messages taken in them      | seven fields                  |
 | sagrada:live              | zset    | worker's boot       | boot → end of its lease, Redis ms         | entries leave when reaped     |
 | sagrada:dead              | zset    | reaper              | boot → time of death; leaves when its     | entries leave when emptied    |
 |                           |         |                     | unacked hash is empty                     |                               |
 | sagrada:unacked:<boot>    | hash    | transport           | delivery tag → message that boot owns     | empties as messages are acked |
 | sagrada:boot:<boot>       | channel | ledger's callers    | job ids to look at again (cancelled)      | –                             |
+| sagrada:gateways          | zset    | gateway             | gateway process → end of its lease, ms    | entries leave with the gateway|
 | sagrada:workers           | zset    | registry            | boot → end of its entry, Redis ms         | entries leave with the entry  |
 | sagrada:worker:<boot>     | hash    | registry            | one msgpack map: wire/registry.py         | with the lease                |
 | sagrada:blob:<sha256>     | string  | registry            | a model's tokenizer files                 | refreshed while served        |
 | sagrada:secret            | string  | the first gateway   | key of the idempotency HMAC               | never                         |
 | celery-task-meta-<id>     | string  | Celery              | the task's result, JSON                   | RESULT_TTL                    |
+
+All are on one node: kombu knows no Redis Cluster, and the index of open jobs is written by the scripts of each job.
 """
 
 from __future__ import annotations
@@ -36,6 +43,8 @@ LIVE = PREFIX + "live"
 DEAD = PREFIX + "dead"
 UNACKED_PREFIX = PREFIX + "unacked:"
 WORKERS = PREFIX + "workers"
+OPEN = PREFIX + "open"
+GATEWAYS = PREFIX + "gateways"
 SECRET = PREFIX + "secret"
 
 

@@ -144,9 +144,9 @@ class Ledger:
         )
         return self._stop(job_id, command)
 
-    def release(self, job_id: str, attempt: int) -> bool:
+    def release(self, job_id: str, attempt: int, *, engine_died: bool = False) -> bool:
         """Hand a running job over; False if it was not ours any more."""
-        return bool(self._run(commands.release_command(job_id, attempt)))
+        return bool(self._run(commands.release_command(job_id, attempt, engine_died=engine_died)))
 
     def set_prompt_tokens(self, job_id: str, prompt_tokens: int) -> None:
         """Note the prompt's length, where the worker counted it."""
@@ -158,6 +158,10 @@ class Ledger:
         if reply == "deleted":
             self._redis.unlink(result_key(job_id))
         return reply
+
+    def withdraw(self, job_id: str) -> bool:
+        """Make as if it had never been submitted; False, and nothing changes, if it has begun or others asked, too."""
+        return bool(self._run(commands.withdraw_command(job_id, result_ttl=self._ttl)))
 
     def record(self, job_id: str) -> Record | None:
         """The job's record; None: no such job."""

@@ -13,12 +13,16 @@
 | claim             | the claim's own id: a repeated claim is known by it          | claim                 |
 | mark              | tokens at the last claim; absent after a release             | claim, release        |
 | stalls            | attempts in a row that added no token                        | claim, release        |
+| suspect           | tokens when an engine died under it; no longer if it added   | release               |
 | prompt_tokens     | tokens of the prompt; 0 until counted                        | submit, count, finish |
 | completion_tokens | tokens generated                                             | finish, stop          |
 | created           | Redis time in ms, as the next three; absent: not yet         | submit, claim         |
 | started           | of the first claim                                           | claim                 |
 | finished          |                                                              | finish, stop          |
 | deadline          | created + ttl                                                | submit, claim         |
+| start_by          | created + start_ttl; 0: a start is not bounded               | submit, claim         |
+| askers            | how often it was submitted, under one Idempotency-Key        | submit, claim         |
+| gateway           | the gateway process whose connection it is bound to, or ''   | submit, claim         |
 | result            | wire.job.Result as msgpack, of a completed job               | finish                |
 | error, error_type | a sentence and TGI's word for its kind, of a failed job      | finish, stop          |
 """
@@ -46,6 +50,8 @@ FIELDS = (
     "started",
     "finished",
     "deadline",
+    "start_by",
+    "gateway",
     "result",
     "error",
     "error_type",
@@ -74,11 +80,18 @@ class Record:
     result: Result | None
     error: str
     error_type: str
+    start_by: int = 0
+    """0: a start is not bounded."""
+    gateway: str = ""
 
     @property
     def terminal(self) -> bool:
         """Whether the job has ended."""
         return self.state in TERMINAL
+
+    def overdue(self, now: int) -> bool:
+        """Whether a deadline has passed at `now`, Redis ms; the one for the start counts until it was begun."""
+        return self.deadline <= now or (not self.started and 0 < self.start_by <= now)
 
     @property
     def usage(self) -> Usage:
@@ -106,6 +119,8 @@ def parse_record(values: Sequence[bytes | None]) -> Record | None:
         started=int(text["started"] or 0),
         finished=int(text["finished"] or 0),
         deadline=int(text["deadline"] or 0),
+        start_by=int(text["start_by"] or 0),
+        gateway=text["gateway"],
         result=decode_result(texts["result"]) if texts["result"] else None,
         error=text["error"],
         error_type=text["error_type"],

@@ -48,6 +48,8 @@ class Claimed:
     claim: str
     tokens: tuple[Token, ...]
     """What earlier attempts delivered: to be replayed, not repeated."""
+    suspect: bool = False
+    """The engine that ran it last died, and no other has added a token since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +106,12 @@ def parse_claim(reply: Any, claim: str) -> ClaimReply:
             )
         case b"terminal":
             return AlreadyTerminal(cast(Record, parse_record(reply[1])))
-    verdict, attempt, deadline, body, events = reply
+    verdict, attempt, deadline, body, events, suspect = reply
     job = decode_job(body)
     tokens = tuple(event for event in map(decode_event, events) if isinstance(event, Token))
     if verdict == b"poisoned":
         return Poisoned(job, attempt, claim, tokens)
-    return Claimed(job, attempt, deadline, claim, tokens)
+    return Claimed(job, attempt, deadline, claim, tokens, bool(suspect))
 
 
 def parse_append(reply: Any) -> Outcome:

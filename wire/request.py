@@ -84,6 +84,7 @@ def to_job(
         truncate=request.params.truncate,
         priority=request.priority,
         ttl=request.ttl,
+        start_ttl=request.start_ttl,
         tenant=tenant,
         gateway=gateway,
         open_ended=request.params.max_new_tokens is None,
@@ -206,6 +207,10 @@ def _check_request(request: GenerateRequest, limits: RequestLimits) -> None:
     )
     _require(
         0 < request.ttl <= MAX_TTL, f"`ttl` must be > 0 and <= {MAX_TTL:.0f} seconds. Given: {request.ttl}"
+    )
+    _require(
+        0 <= request.start_ttl <= MAX_TTL,
+        f"`start_ttl` must be >= 0 and <= {MAX_TTL:.0f} seconds. Given: {request.start_ttl}",
     )
 
 

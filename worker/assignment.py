@@ -44,7 +44,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """This worker cannot read it: back into the queue."""
+    """This worker cannot run it, or not now: back into the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Assignment:
     occupies: bool = True
     """Whether it takes up room: until it has left the engine."""
     suspect: bool = False
-    """It was in an engine that died, and has added no token since."""
+    """It was in an engine that died, here or elsewhere, and has added no token since."""
     connection: int = 0
     """The number of the connection on which its log was last seen to be whole."""
     looked: int = -1

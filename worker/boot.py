@@ -194,6 +194,11 @@ class Boot:
         """Whether the lease was held at the last look, and Redis reached."""
         return self._lease.registered and not self._away
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody may be taken for dead now: this process, or Redis, may be the one that was away."""
+        return not self.alive or self._reaper.quiet
+
     def counters(self) -> dict[str, int]:
         """The stats as a map."""
         return asdict(replace(self.stats, lost=self._lease.lost, adopted=self._deliveries.adopted))

@@ -6,7 +6,7 @@ import logging
 import time
 from functools import partial
 
-from wire.commands import count_command, refuse_command
+from wire.commands import count_command, refuse_command, release_command
 from wire.errors import JobNotFound, NewerWireVersion, SagradaError
 from wire.job import Job
 from wire.ledger import new_claim_id
@@ -68,7 +68,11 @@ class Claims:
         """Claim whom the roster lets; Away."""
         self._return_newer()
         if not self.serving:
+            for assignment in self._desk.roster.claimable():  # none before the first engine
+                self.give_back(assignment)
             return
+        while suspect := self._desk.roster.next_on_trial():
+            self._enter(suspect)
         wanted = self._desk.roster.claimable()
         for assignment in wanted:
             assignment.claim = assignment.claim or new_claim_id()
@@ -143,14 +147,34 @@ class Claims:
 
     def _begin(self, assignment: Assignment, claimed: Claimed, job: Job) -> None:
         generation = self._generation(assignment, claimed, job)
+        assignment.suspect = claimed.suspect
         if assignment.verdict:
             self._desk.fail(assignment, generation, "the time limit passed before the job was begun")
         elif generation.end:
             self._desk.leave(assignment)
-        elif self.serving:
+        elif not self.serving:
+            self.give_back(assignment)
+        elif self._desk.roster.may_enter(assignment):
             self._desk.admit(assignment, generation)
+
+    def _enter(self, assignment: Assignment) -> None:
+        assert assignment.generation, "who is on trial was claimed"
+        self._desk.admit(assignment, assignment.generation)
+
+    def give_back(self, assignment: Assignment, engine_died: bool = False) -> None:
+        """Into the queue: there is no engine for it here, but another worker may have room."""
+        self._desk.roster.unqueue(assignment)
+        generation = assignment.generation
+        if generation is None:
+            self._desk.settle(assignment, Returned())
         else:
-            self.again(assignment)
+            release = release_command(assignment.job_id, generation.attempt, engine_died=engine_died)
+            self._errands.ask(release, self._released, assignment)
+
+    def _released(self, assignment: Assignment, _: Reply) -> None:
+        # No generation: somebody else may have it, and is found out about. An end: it is written first.
+        if assignment.generation and not assignment.generation.end:
+            self._desk.settle(assignment, Returned())
 
     def _return_newer(self) -> None:
         """Not at once, or this worker would take it again and again."""

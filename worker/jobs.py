@@ -125,10 +125,13 @@ class Jobs:
         self._claims.serving = False
 
     def engine_died(self) -> None:
-        """Its sequences are claimed again when there is another."""
+        """Everything returns to the queue: whoever has room first goes on with it, this worker's next engine too."""
         self.close()
-        for assignment in self.roster.engine_died():
-            assignment.claim = ""
+        inside, parked = self.roster.engine_died()
+        for assignment in inside:
+            self._claims.give_back(assignment, engine_died=True)
+        for assignment in parked:
+            self._claims.give_back(assignment)
 
     def stepped(self, frame: Stepped) -> None:
         """One step's tokens."""

@@ -20,6 +20,7 @@ from celery.concurrency.base import BasePool
 from celery.worker import state
 from kombu.asynchronous import get_event_loop
 
+from wire.dispatch import dispatch
 from worker.assignment import (
     Assignment,
     Broken,
@@ -80,7 +81,13 @@ class EnginePool(BasePool):
         self._hub: Any = None
         self._handles: set[Handle] = set()
         self._finisher = Finisher()
-        self.process = WorkerProcess(self.app.config, self.options["initargs"][1], self._wake, self._gave_up)
+        self.process = WorkerProcess(
+            self.app.config,
+            self.options["initargs"][1],
+            self._wake,
+            self._gave_up,
+            partial(dispatch, self.app),
+        )
         self.app.process = self.process
         self.process.start()
 

@@ -25,6 +25,7 @@ from worker.jobs import Jobs
 from worker.launcher import EngineProcess
 from worker.pipeline import Pipeline
 from worker.publisher import Publisher
+from worker.reconciler import Reconciler, Send
 from worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -39,9 +40,17 @@ class WorkerProcess:
     """Started by the pool, and stopped by it: `drain`, then `stop`."""
 
     def __init__(
-        self, config: Config, name: str, made_room: Callable[[], None], gave_up: Callable[[], None]
+        self,
+        config: Config,
+        name: str,
+        made_room: Callable[[], None],
+        gave_up: Callable[[], None],
+        send: Send,
     ) -> None:
-        """`name` is the Celery node's. `made_room`: more jobs could come now. `gave_up`: the process is to end."""
+        """`name` is the Celery node's. `made_room`: more jobs could come now. `gave_up`: the process is to end.
+
+        `send` queues the message of a job that nobody holds.
+        """
         self.config, self.name = config, name
         self.boot = Boot(config.redis_url, config.lease_seconds)
         self._end_process = gave_up
@@ -51,6 +60,12 @@ class WorkerProcess:
         self._publish_at = 0.0
         self._publishing = threading.Lock()
         self._publisher = self._make_publisher(made_room)
+        self._reconciler = Reconciler(
+            connect(config.redis_url, config.lease_seconds),
+            config.result_ttl,
+            send,
+            lambda: self.boot.quiet,
+        )
         self.boot.room = self.room
         self.boot.on_tick = self._tick
         self.boot.on_hint = lambda job_id: self._publisher.look_at([job_id])
@@ -73,6 +88,7 @@ class WorkerProcess:
         set_owner(self.boot)
         self.boot.start()
         self._publisher.start()
+        self._reconciler.start()
 
     def room(self) -> int:
         """Jobs to take now."""
@@ -101,6 +117,7 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """End engine, lease and registry entry. What is still unacked returns to the queue."""
+        self._reconciler.stop(HAND_OVER)
         self._publisher.stop(2 * HAND_OVER)
         self.boot.leave()  # it stays the owner: Celery closes its channels later
         with self._publishing:
@@ -201,6 +218,7 @@ class WorkerProcess:
             "steps": 0,
             "compilations": 0,
             **self._publisher.jobs.counters,
+            **{"reconciler_" + name: count for name, count in list(self._reconciler.counters.items())},
             **{"boot_" + name: value for name, value in self.boot.counters().items()},
             "engine_restarts": max(0, self._publisher.supervisor.restarts),
         }

@@ -1,7 +1,7 @@
 """Who is held, who waits for a claim, who is in the engine. Pure bookkeeping.
 
-After an engine's death all that were in it are suspects. They run again one at a time, each joined by the next once
-it has added a token, so that an engine that dies again without one has shown which job kills it.
+All that were in an engine when it died are suspects, whichever worker takes them next. In each engine one of them at
+a time is on trial, until it has added a token: so an engine that dies again has shown which job kills it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Roster:
         self.in_engine: dict[int, Assignment] = {}
         self._waiting: deque[Assignment] = deque()
         self._trial: Assignment | None = None
+        self._parked: deque[Assignment] = deque()
         self._numbers = count(1)
         self._entered = self._left = 0  # each changed by one thread only
 
@@ -47,18 +48,34 @@ class Roster:
             self._waiting.remove(assignment)
 
     def claimable(self) -> list[Assignment]:
-        """Whom to claim next: all that wait, or one suspect at a time while there are any."""
-        if self._trial and self._trial.suspect and self._trial in self.held:
-            return []
-        suspect = next((a for a in self._waiting if a.suspect), None)
-        return [suspect] if suspect else list(self._waiting)
+        """Whom to claim next: all that wait."""
+        return list(self._waiting)
 
     def claimed(self, assignments: Iterable[Assignment]) -> None:
         """These wait no more."""
         for assignment in assignments:
             self.unqueue(assignment)
-            if assignment.suspect:
-                self._trial = assignment
+
+    def may_enter(self, assignment: Assignment) -> bool:
+        """Whether it may go into the engine now; a suspect may have to wait for `next_on_trial`."""
+        if not assignment.suspect:
+            return True
+        if self._on_trial:
+            self._parked.append(assignment)
+            return False
+        self._trial = assignment
+        return True
+
+    def next_on_trial(self) -> Assignment | None:
+        """A suspect that may go into the engine now, if there is one."""
+        if not self._parked or self._on_trial:
+            return None
+        self._trial = self._parked.popleft()
+        return self._trial
+
+    @property
+    def _on_trial(self) -> bool:
+        return bool(self._trial and self._trial.suspect and self._trial in self.held)
 
     def admit(self, assignment: Assignment) -> int:
         """It goes into the engine; its number there."""
@@ -78,15 +95,16 @@ class Roster:
         """It is settled; whether room was made."""
         self.held.pop(assignment, None)
         self.unqueue(assignment)
+        if assignment in self._parked:
+            self._parked.remove(assignment)
         return self.leave_engine(assignment)
 
-    def engine_died(self) -> list[Assignment]:
-        """Those who were in it: suspects now, to be claimed again before all others."""
-        lost = list(self.in_engine.values())
+    def engine_died(self) -> tuple[list[Assignment], list[Assignment]]:
+        """Those who were in it and those who were to be tried next: neither are any more."""
+        inside, parked = list(self.in_engine.values()), list(self._parked)
         self.in_engine.clear()
+        self._parked.clear()
         self._trial = None
-        for assignment in lost:
+        for assignment in inside:
             assignment.number = 0
-            assignment.suspect = True
-        self._waiting.extendleft(reversed(lost))
-        return lost
+        return inside, parked

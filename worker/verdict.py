@@ -23,7 +23,7 @@ def by_record(record: Record | None) -> Verdict:
         case "cancelled":
             return Withdrawn()
         case "expired":
-            return Broken(JobExpired("the job's deadline (`ttl`) passed before it was finished"))
+            return Broken(JobExpired("the job's deadline passed (`ttl`, or `start_ttl` before it was begun)"))
     return Broken(failure(record.error or "the job failed", record.error_type))
 
 

@@ -1,28 +1,30 @@
--- Begin the job's next attempt. KEYS: record, log, channel, tombstone.
+-- Begin the job's next attempt.
 -- ARGV: boot, claim id, most stalls, result ttl ms, version this process reads;
---       then, if the message carried the job: job, model, queue, ttl ms, prompt tokens.
+--       then, if the message carried the job, what `create` reads.
 -- Returns {'gone'}, {'newer', version}, {'terminal', fields},
---         {'claimed' or 'poisoned', attempt, deadline, job, events so far}.
+--         {'claimed' or 'poisoned', attempt, deadline, job, events so far, 1 = its last engine died}.
 local boot, claim, most_stalls, keep, version = unpack(ARGV)
 
-local function answer(attempt, entries)
+local function answer(attempt, n, entries)
   local events = {}
   for i, entry in ipairs(entries) do events[i] = entry[2][2] end
   local verdict = number('stalls') >= tonumber(most_stalls) and 'poisoned' or 'claimed'
-  return { verdict, attempt, number('deadline'), get('job'), events }
+  local suspect = tonumber(get('suspect') or '') == n and 1 or 0
+  return { verdict, attempt, number('deadline'), get('job'), events, suspect }
 end
 
 if not get('state') then
   if #ARGV == 5 or redis.call('EXISTS', KEYS[4]) == 1 then return { 'gone' } end
-  create(version, ARGV[6], ARGV[7], '', ARGV[8], ARGV[9], ARGV[10], 0)
+  create(version, '', 0, 6)
 end
 if number('v') > tonumber(version) then return { 'newer', number('v') } end
 if TERMINAL[get('state')] then return { 'terminal', record() } end
 if get('claim') == claim then
   -- The same claim again: its first reply was lost on the way.
-  return answer(number('attempt'), redis.call('XRANGE', KEYS[2], '-', '+'))
+  local attempt, n = top()
+  return answer(attempt, n, redis.call('XRANGE', KEYS[2], '-', '+'))
 end
-if number('deadline') <= now() then
+if overdue() then
   stop('expired', keep)
   return { 'terminal', record() }
 end
@@ -36,4 +38,4 @@ local entries = redis.call('XRANGE', KEYS[2], '-', '+')
 mark(attempt, n)
 redis.call('HSET', KEYS[1], 'state', 'in_progress', 'attempt', attempt, 'boot', boot, 'claim', claim, 'mark', n)
 redis.call('HSETNX', KEYS[1], 'started', now())
-return answer(attempt, entries)
+return answer(attempt, n, entries)

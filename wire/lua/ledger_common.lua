@@ -1,5 +1,8 @@
--- Shared by the ledger's scripts. KEYS[1] is the record, KEYS[2] the log, KEYS[3] the channel.
+-- Shared by the ledger's scripts. KEYS: record, log, channel, tombstone, index of the open jobs.
 -- FIELDS, the record's fields in the order of wire/record.py, is put in front of this text.
+
+-- Milliseconds after which a job that is new is looked at by the reconciler: its submitter has had time to queue it.
+local FIRST_LOOK = 10000
 
 local TERMINAL = { completed = true, failed = true, cancelled = true, expired = true }
 
@@ -33,11 +36,23 @@ local function log(attempt, n, event)
   redis.call('XADD', KEYS[2], attempt .. '-' .. n, 'e', event)
 end
 
-local function create(v, body, model, digest, queue, ttl, prompt_tokens, attempt)
+-- ARGV from `first` on: job, model, queue, ttl ms, ms in which to start or 0, prompt tokens, gateway.
+local function create(v, digest, attempt, first)
+  local body, model, queue, ttl, start, prompt_tokens, gateway = unpack(ARGV, first, first + 6)
   local created = now()
+  local deadline, start_by = created + ttl, tonumber(start) > 0 and created + start or 0
   redis.call('HSET', KEYS[1], 'v', v, 'job', body, 'model', model, 'digest', digest, 'queue', queue,
     'state', 'queued', 'attempt', attempt, 'prompt_tokens', prompt_tokens,
-    'created', created, 'deadline', created + ttl)
+    'created', created, 'deadline', deadline, 'start_by', start_by, 'gateway', gateway, 'askers', 1)
+  local look = math.min(created + FIRST_LOOK, deadline)
+  if start_by > 0 then look = math.min(look, start_by) end
+  redis.call('ZADD', KEYS[5], look, KEYS[1]:match('{(.*)}'))
+end
+
+-- As Record.overdue in wire/record.py.
+local function overdue()
+  local start_by = number('start_by')
+  return number('deadline') <= now() or (not get('started') and start_by > 0 and start_by <= now())
 end
 
 -- The start marker of an attempt. It fences every older attempt: Redis takes no smaller id from here on.
@@ -53,6 +68,7 @@ local function close(state, attempt, completion_tokens, keep)
     'completion_tokens', completion_tokens)
   redis.call('PEXPIRE', KEYS[1], keep)
   redis.call('PEXPIRE', KEYS[2], keep)
+  redis.call('ZREM', KEYS[5], KEYS[1]:match('{(.*)}'))
 end
 
 -- End the job from outside its attempt: the next attempt's one entry is the end. Returns nothing.

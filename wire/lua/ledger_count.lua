@@ -1,4 +1,4 @@
--- Note how many tokens the prompt has. KEYS: record. ARGV: prompt tokens.
+-- Note how many tokens the prompt has. ARGV: prompt tokens.
 -- A bare HSET would bring a record that has expired back as a stump that never expires.
 if not get('state') then return 0 end
 redis.call('HSET', KEYS[1], 'prompt_tokens', ARGV[1])

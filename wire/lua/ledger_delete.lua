@@ -1,4 +1,4 @@
--- Remove a finished job. KEYS: record, log, channel, tombstone. ARGV: result ttl ms.
+-- Remove a finished job. ARGV: result ttl ms.
 local state = get('state')
 if not state then return 'missing' end
 if not TERMINAL[state] then return 'live' end

@@ -1,4 +1,4 @@
--- The last tokens and the end, in order, once. KEYS: record, log, channel.
+-- The last tokens and the end, in order, once.
 -- ARGV: attempt, result ttl ms, state, result, error, error type, prompt tokens, completion tokens;
 --       then count, event, count, event, …; the last pair is the end. Returns {outcome, the log's count}.
 local attempt, keep = tonumber(ARGV[1]), ARGV[2]

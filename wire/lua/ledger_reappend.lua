@@ -1,12 +1,12 @@
--- Give the log back what a Redis that lost writes has lost. KEYS: record, log, channel, tombstone.
--- ARGV: attempt, boot, claim id, tokens the owner has, version, job or '', model, queue, ttl ms, prompt tokens;
+-- Give the log back what a Redis that lost writes has lost.
+-- ARGV: attempt, boot, claim id, tokens the owner has, version, what `create` reads, with '' for no job;
 --       then the last of the tokens: count, event, count, event, …
 -- Returns {outcome, the log's count}.
 local attempt = tonumber(ARGV[1])
 if not get('state') then
   -- A record goes when the job has ended. Without a tombstone it was not deleted: Redis never kept it.
   if ARGV[6] == '' or redis.call('EXISTS', KEYS[4]) == 1 then return { 'gone', 0 } end
-  create(ARGV[5], ARGV[6], ARGV[7], '', ARGV[8], ARGV[9], ARGV[10], 0)
+  create(ARGV[5], '', 0, 6)
 end
 local state = get('state')
 local newest, n = top()
@@ -16,7 +16,7 @@ if newest < attempt then mark(attempt, n) end
 redis.call('HSET', KEYS[1], 'state', 'in_progress', 'attempt', attempt, 'boot', ARGV[2], 'claim', ARGV[3])
 redis.call('HSETNX', KEYS[1], 'started', now())
 redis.call('HSETNX', KEYS[1], 'mark', n)
-for i = 11, #ARGV, 2 do
+for i = 13, #ARGV, 2 do
   local count = tonumber(ARGV[i])
   if count > n + 1 then break end
   if count == n + 1 then

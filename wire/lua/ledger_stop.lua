@@ -1,14 +1,14 @@
--- End a job from outside: cancelled, expired, failed. KEYS: record, log, channel.
--- ARGV: state, result ttl ms, error, error type, version; then, to make a record where there is none: queue, model.
+-- End a job from outside: cancelled, expired, failed.
+-- ARGV: state, result ttl ms, error, error type, version; then, to make a record where there is none, as `create`.
 -- Returns false where there is no record, else {stopped now, owner's boot, record's fields}.
 local state, keep, reason, kind, version = unpack(ARGV)
 if reason == '' then reason, kind = nil, nil end
 if not get('state') then
   if #ARGV == 5 then return false end
-  create(version, '', ARGV[7], '', ARGV[6], 0, 0, 0)
+  create(version, '', 0, 6)
 end
 local boot = get('boot') or ''
-local due = state ~= 'expired' or number('deadline') <= now()
+local due = state ~= 'expired' or overdue()
 if TERMINAL[get('state')] or not due then return { 0, boot, record() } end
 stop(state, keep, reason, kind)
 return { 1, boot, record() }

@@ -1,7 +1,9 @@
--- Write a record unless there is one. KEYS: record, log, channel, tombstone.
--- ARGV: version, job, model, digest, queue, ttl ms, prompt tokens. Returns {created, record's fields}.
-local v, body, model, digest, queue, ttl, prompt_tokens = unpack(ARGV)
-if get('state') then return { 0, record() } end
+-- Write a record unless there is one. ARGV: version, digest, then as `create` reads them.
+-- Returns {created, record's fields}.
+if get('state') then
+  redis.call('HINCRBY', KEYS[1], 'askers', 1)
+  return { 0, record() }
+end
 -- An id that is used again goes on counting attempts, so that an owner of its former life stays fenced.
-create(v, body, model, digest, queue, ttl, prompt_tokens, redis.call('GETDEL', KEYS[4]) or 0)
+create(ARGV[1], ARGV[2], redis.call('GETDEL', KEYS[4]) or 0, 3)
 return { 1, record() }

@@ -19,6 +19,7 @@ from tests.integration.gateway.conftest import GatewayProcess, sees_worker
 from tests.integration.gateway.fake import FakeWorker
 from tests.support.processes import until
 from tests.support.sse import frames
+from wire.keys import OPEN
 
 
 @dataclass
@@ -87,20 +88,20 @@ def test_a_redis_that_hangs_is_answered_for(own: Own) -> None:
         until(lambda: submit(url, 2).status_code == 202, 30, "submission")
 
 
-def test_a_job_that_cannot_be_queued_was_not_accepted(own: Own) -> None:
-    """The record is written, the queue refuses: the client hears 503, and the same key works later."""
+def test_a_job_that_cannot_be_queued_is_kept_for_a_reconciler(own: Own) -> None:
+    """The record is the promise. Asked for again under the same key it is the same job, and is queued then."""
     url, key = own.gateway.url, {"Idempotency-Key": "k"}
     with FakeWorker(own.redis.url) as worker:
         sees_worker(own.gateway)
         worker.hold()
-        before = set(worker.redis.scan_iter("sagrada:{*:job"))
         messages = f"sagrada:q:{worker.queue.name}:msgs"
         worker.redis.set(messages, "not a hash")
-        refused = submit(url, headers=key)
-        assert is_unavailable(refused) and refused.headers["retry-after"]
-        until(lambda: set(worker.redis.scan_iter("sagrada:{*:job")) <= before, 30, "no record left")
+        kept = submit(url, headers=key)
+        assert kept.status_code == 202 and kept.json()["status"] == "queued"
+        assert worker.redis.zscore(OPEN, kept.json()["id"])
         worker.redis.delete(messages)
-        assert submit(url, headers=key).status_code == 202
+        assert submit(url, headers=key).json()["id"] == kept.json()["id"]
+        assert worker.queue.position(kept.json()["id"])
 
 
 def test_a_full_waiting_room(narrow_url: str, worker: FakeWorker) -> None:

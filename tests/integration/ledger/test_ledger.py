@@ -307,3 +307,37 @@ def test_finished_jobs_leave_redis_as_they_found_it(redis: Redis) -> None:
         completed(ledger)
         ledger.cancel(submitted(ledger).id)
     until(lambda: client.dbsize() == 0)
+
+
+def test_only_a_job_that_nobody_else_asked_for_can_be_withdrawn(ledger: Ledger, redis: Redis) -> None:
+    alone, shared, begun = submitted(ledger), submitted(ledger), submitted(ledger)
+    ledger.submit(shared, "sagrada.m")
+    claimed(ledger, begun)
+    assert [ledger.withdraw(job.id) for job in (alone, shared, begun)] == [True, False, False]
+    assert [ledger.record(job.id) is None for job in (alone, shared, begun)] == [True, False, False]
+    assert ledger.claim(alone.id, "b", body=alone) == Gone(), "its message may still come"
+    assert not ledger.withdraw(alone.id)
+
+
+def test_a_job_whose_engine_died_is_a_suspect_until_it_adds_a_token(ledger: Ledger) -> None:
+    job = submitted(ledger)
+    first = claimed(ledger, job)
+    ledger.append(job.id, first.attempt, token(0, 1))
+    assert not first.suspect
+    assert ledger.release(job.id, first.attempt, engine_died=True)
+    second = claimed(ledger, job, "b")
+    assert second.suspect
+    assert ledger.release(job.id, second.attempt), "handed over before it was tried"
+    third = claimed(ledger, job, "c")
+    assert third.suspect
+    ledger.append(job.id, third.attempt, token(1, 3))
+    assert not claimed(ledger, job, "d").suspect, "its worker died, its engine had not"
+
+
+def test_an_engine_s_death_counts_as_an_attempt_and_a_hand_over_does_not(ledger: Ledger) -> None:
+    job = submitted(ledger)
+    for _ in range(10):
+        assert ledger.release(job.id, claimed(ledger, job).attempt)
+    for _ in range(3):
+        assert ledger.release(job.id, claimed(ledger, job).attempt, engine_died=True)
+    assert isinstance(ledger.claim(job.id, "b"), Poisoned)

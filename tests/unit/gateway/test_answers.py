@@ -90,7 +90,7 @@ def test_a_job_object_without_result(state: State) -> None:
         completion_tokens=2, created=1500, started=0, finished=0, deadline=9, result=None, error="why",
         error_type="generation",
     )  # fmt: skip
-    shown = job_object("j", record, None)
+    shown = job_object("j", record, None, None)
     assert shown["created_at"] == 1.5 and shown["started_at"] is None and shown["result"] is None
     assert (shown["usage"] is None) == (state in ("queued", "in_progress"))
     assert (shown["error"] is None) == (state not in ("failed", "expired"))

@@ -84,13 +84,13 @@ def gateway(answers: Callable[[Request], Answer], port: int = 0) -> Iterator[Stu
 
 def job(status: str = "queued", **fields: Any) -> dict[str, Any]:
     """A job object as the gateway writes it."""
-    empty = ("queue_position", "created_at", "started_at", "completed_at", "result", "usage", "error")
+    empty = ("queue_position", "estimated_wait", "created_at", "started_at", "completed_at")
     return {
         "id": "j1",
         "object": "job",
         "status": status,
         "model": "demo",
-        **dict.fromkeys(empty),
+        **dict.fromkeys((*empty, "result", "usage", "error")),
         "urls": {"get": "/jobs/j1", "stream": "/jobs/j1/stream", "cancel": "/jobs/j1/cancel"},
         **fields,
     }

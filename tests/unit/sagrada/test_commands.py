@@ -99,6 +99,11 @@ def test_refusals_have_a_sentence_and_a_code(answer: Answer, code: int) -> None:
     ("state", "output", "code"),
     [
         (job("queued", queue_position=2), "queued, number 2 in the queue\n", 0),
+        (
+            job("queued", queue_position=9, estimated_wait=12.4),
+            "queued, number 9 in the queue, about 12 s to wait\n",
+            0,
+        ),
         (job("in_progress"), "in_progress\n", 0),
         (job("completed", result={"text": "Once", "finish_reason": "length", "seed": 0}), "Once\n", 0),
         (

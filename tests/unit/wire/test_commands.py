@@ -11,6 +11,7 @@ from wire import commands
 from wire.commands import LOAD, Outcome, append_command, entry, parse_append, parse_claim, parse_written
 from wire.errors import NewerWireVersion
 from wire.events import Token
+from wire.keys import OPEN, channel, gone_key, job_key, log_key
 from wire.record import FIELDS, parse_record
 from wire.resp import pack
 
@@ -27,7 +28,7 @@ def test_every_script_is_loaded_under_the_name_it_is_called_by() -> None:
         assert call[0] == "EVALSHA"
         assert call[1] in known
         keys = [str(key) for key in call[3 : 3 + int(call[2])]]
-        assert all("{j}" in key for key in keys), "one hash tag, or no cluster takes the script"
+        assert keys == [job_key("j"), log_key("j"), channel("j"), gone_key("j"), OPEN]
 
 
 def test_an_append_names_attempt_and_place() -> None:

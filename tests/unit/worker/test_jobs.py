@@ -12,14 +12,23 @@ from typing import Any
 import pytest
 
 from tests.unit.worker.test_supervisor import READY
-from wire.codec import decode_event
-from wire.commands import MAX_STALLS
+from wire.commands import MAX_STALLS, release_command
 from wire.errors import JobFailed, JobNotFound, ValidationError
 from wire.job import Job, Result, SamplingParams, State, Usage
 from wire.record import Record
 from wire.replies import AlreadyTerminal, Claimed, ClaimReply, Gone, Poisoned
 from wire.tokenizer import Tokenizer
-from worker.assignment import Assignment, Broken, Completed, Left, Settled, TimedOut, Verdict, Withdrawn
+from worker.assignment import (
+    Assignment,
+    Broken,
+    Completed,
+    Left,
+    Returned,
+    Settled,
+    TimedOut,
+    Verdict,
+    Withdrawn,
+)
 from worker.clerk import Fate
 from worker.config import Config
 from worker.intake import Shop
@@ -55,6 +64,7 @@ class Clerk:
         self.alive = False
         self.away = False
         self.claims: list[list[str]] = []
+        self.told: list[Any] = []
 
     def write(self, assignments: list[Assignment]) -> dict[Assignment, Fate]:
         if self.away:
@@ -83,6 +93,7 @@ class Clerk:
         return [self.alive for _ in boots]
 
     def tell(self, commands: list[Any]) -> list[Any]:
+        self.told += commands
         return [None for _ in commands]
 
 
@@ -184,26 +195,53 @@ def test_while_redis_is_away_tokens_are_kept_and_nothing_is_settled(bench: Bench
     assert isinstance(bench.verdicts["a"], Completed)
 
 
-def test_after_an_engine_s_death_each_goes_on_from_its_last_token_one_by_one(bench: Bench) -> None:
+def test_an_engine_s_death_returns_its_jobs_as_suspects(bench: Bench) -> None:
     first, second = bench.take("a"), bench.take("b")
     bench.step(first, second)
-    tokens = {a.job_id: a.generation.entries for a in (first, second) if a.generation}
     bench.jobs.engine_died()
+    assert bench.verdicts == {}, "not before the ledger knows"
+    bench.clerk.told.clear()
     bench.jobs.settle_accounts()
-    assert bench.clerk.claims == [["a"], ["b"]]
-    bench.clerk.answers = {id: Claimed(job(id), 2, 0, "d", decoded(tokens[id])) for id in tokens}
-    bench.open()
-    bench.jobs.settle_accounts()
-    bench.jobs.settle_accounts()
-    assert bench.clerk.claims[2:] == [["a"]]
-    assert bench.admitted()[-1] == [ord("x")]
-    bench.step(first)
-    assert bench.clerk.claims[2:] == [["a"], ["b"]]
-    assert bench.jobs.counters["resumed"] == 2
+    assert bench.clerk.told == [release_command(id, 1, engine_died=True) for id in "ab"]
+    assert bench.verdicts == {"a": Returned(), "b": Returned()}
+    assert not bench.jobs.roster.held
 
 
-def decoded(entries: Any) -> Any:
-    return tuple(decode_event(entry.data) for entry in entries)
+def test_what_was_not_in_the_engine_when_it_died_is_returned_without_blame(bench: Bench) -> None:
+    bench.clerk.answers = {id: Claimed(job(id), 2, 0, "d", (), suspect=True) for id in "ab"}
+    tried, parked = bench.take("a"), bench.take("b")
+    assert (tried.number > 0, parked.number) == (True, 0)
+    bench.jobs.engine_died()
+    bench.clerk.told.clear()
+    late = bench.take("c")
+    assert bench.clerk.told == [release_command("a", 2, engine_died=True), release_command("b", 2)]
+    assert late.generation is None
+    assert bench.verdicts == {id: Returned() for id in "abc"}
+
+
+def test_a_job_that_ended_as_its_engine_died_is_finished(bench: Bench) -> None:
+    assignment = bench.take("a")
+    bench.clerk.away = True
+    bench.jobs.engine_died()
+    bench.jobs.time_out(assignment, TimedOut(1.0), "the time limit of 1 s passed")
+    bench.clerk.away = False
+    bench.jobs.settle_accounts()
+    assert bench.verdicts == {"a": TimedOut(1.0)}
+
+
+def test_suspects_enter_one_by_one_each_after_the_other_s_first_token(bench: Bench) -> None:
+    bench.clerk.answers = {id: Claimed(job(id), 2, 0, "d", (), suspect=True) for id in "abc"}
+    suspects = [bench.take(id) for id in "abc"]
+    healthy = bench.take("d")
+    assert [a.number > 0 for a in (*suspects, healthy)] == [True, False, False, True]
+    bench.step(healthy)
+    assert suspects[1].number == 0
+    bench.step(suspects[0])
+    assert suspects[1].number > 0 and suspects[2].number == 0
+    bench.jobs.failed(SequenceFailed(seq=suspects[1].number, error="the step failed"))
+    bench.jobs.settle_accounts()
+    assert suspects[2].number > 0
+    assert bench.jobs.counters["resumed"] == 3
 
 
 def test_a_failed_sequence_fails_its_job(bench: Bench) -> None:

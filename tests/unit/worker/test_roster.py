@@ -51,32 +51,50 @@ def test_numbers_are_never_used_again() -> None:
     claim(roster)
     numbers = {first.number, second.number}
     roster.engine_died()
-    claim(roster)
-    assert first.number not in numbers
+    assert roster.admit(first) not in numbers
 
 
-def test_suspects_run_one_at_a_time_and_before_all_others() -> None:
+def suspects(roster: Roster, count: int) -> list[Assignment]:
+    made = enter(roster, count)
+    roster.claimed(made)
+    for assignment in made:
+        assignment.suspect = True
+    return made
+
+
+def test_one_suspect_at_a_time_is_on_trial() -> None:
     roster = Roster()
-    old = enter(roster, 3)
-    claim(roster)
-    (young,) = enter(roster, 1)
-    assert roster.engine_died() == old
-    assert claim(roster) == [old[0]]
-    assert roster.claimable() == []
-    old[0].suspect = False  # it has added a token
-    assert claim(roster) == [old[1]]
-    roster.remove(old[1])  # it has ended
-    assert claim(roster) == [old[2]]
-    old[2].suspect = False
-    assert claim(roster) == [young]
+    first, second, third = suspects(roster, 3)
+    assert [roster.may_enter(assignment) for assignment in (first, second, third)] == [True, False, False]
+    assert roster.next_on_trial() is None
+    first.suspect = False  # it has added a token
+    assert roster.next_on_trial() is second
+    roster.remove(second)  # it has ended
+    assert roster.next_on_trial() is third
+    assert roster.next_on_trial() is None
 
 
-def test_one_suspect_that_kills_again_is_alone_to_blame() -> None:
+def test_who_is_no_suspect_waits_for_none() -> None:
     roster = Roster()
-    old = enter(roster, 2)
-    claim(roster)
-    roster.engine_died()
-    claim(roster)
-    assert roster.engine_died() == [old[0]]
-    assert [assignment.suspect for assignment in old] == [True, True]
-    assert claim(roster) == [old[0]]
+    (suspect,), (healthy,) = suspects(roster, 1), enter(roster, 1)
+    assert roster.may_enter(suspect) and roster.may_enter(healthy)
+
+
+def test_an_engine_s_death_tells_the_one_on_trial_from_those_who_were_to_be() -> None:
+    roster = Roster()
+    tried, parked = suspects(roster, 2)
+    for assignment in (tried, parked):
+        if roster.may_enter(assignment):
+            roster.admit(assignment)
+    assert roster.engine_died() == ([tried], [parked])
+    assert roster.engine_died() == ([], [])
+
+
+def test_a_suspect_that_leaves_while_it_waits_is_not_tried() -> None:
+    roster = Roster()
+    first, second = suspects(roster, 2)
+    for assignment in (first, second):
+        roster.may_enter(assignment)
+    roster.remove(second)
+    first.suspect = False
+    assert roster.next_on_trial() is None
