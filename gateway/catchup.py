@@ -9,8 +9,8 @@ import time
 
 import redis
 
-from gateway.subscriber import Subscriber
-from wire.keys import job_key
+from gateway.subscriber import Presence, Subscriber
+from wire.keys import gone_key, job_key
 from wire.ledger import read_many
 
 log = logging.getLogger("sagrada.gateway")
@@ -64,13 +64,18 @@ class CatchUp:
             known = subscriber.reader.after
             after[subscriber.job_id] = min(known, after.get(subscriber.job_id, known))
         logs = read_many(self._redis, after)
-        gone = self._missing([job_id for job_id, events in logs.items() if not events])
+        presence = self._presence([job_id for job_id, events in logs.items() if not events])
         for subscriber in batch:
-            subscriber.logged(logs[subscriber.job_id], subscriber.job_id not in gone)
+            subscriber.logged(logs[subscriber.job_id], presence.get(subscriber.job_id, "there"))
 
-    def _missing(self, job_ids: list[str]) -> set[str]:
-        """Those of the jobs that have no record: an empty log may also mean that nobody has claimed the job yet."""
+    def _presence(self, job_ids: list[str]) -> dict[str, Presence]:
+        """What is known of jobs whose log has nothing new: maybe only that nobody has claimed them yet."""
         pipe = self._redis.pipeline(transaction=False)
         for job_id in job_ids:
             pipe.exists(job_key(job_id))
-        return {job_id for job_id, exists in zip(job_ids, pipe.execute(), strict=True) if not exists}
+            pipe.exists(gone_key(job_id))
+        answers = iter(pipe.execute())
+        return {
+            job_id: "there" if exists else "deleted" if tombstone else "lost"
+            for job_id, exists, tombstone in zip(job_ids, answers, answers, strict=True)
+        }

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 from wire.events import Event
 from wire.reader import NEED_LOG, Reader
+
+RESTORED_WITHIN = 10.0
+"""Seconds in which the owner of a running job puts back what a Redis that failed over has lost of it."""
+
+Presence: TypeAlias = Literal["there", "deleted", "lost"]
+"""Whether a job has a record. Lost: it has none, and nobody deleted it."""
 
 MAX_HELD = 4096
 """Live events kept while the log is being read; beyond them, the log is read once more."""
@@ -30,6 +38,7 @@ class Subscriber(ABC):
         self._reading = True
         self._held: list[Event] = []
         self._overflow = False
+        self._lost_since: float | None = None
 
     @abstractmethod
     def deliver(self, events: list[Event]) -> None:
@@ -37,7 +46,7 @@ class Subscriber(ABC):
 
     @abstractmethod
     def vanished(self) -> None:
-        """The job was deleted before its end could be delivered."""
+        """The job was deleted, or lost for good, before its end could be delivered."""
 
     @abstractmethod
     def abandon(self) -> None:
@@ -65,8 +74,8 @@ class Subscriber(ABC):
             self._reading = True
             return True
 
-    def logged(self, events: list[Event], exists: bool) -> None:
-        """What the log held after `reader.next_seq - 1`, and whether the job still had one."""
+    def logged(self, events: list[Event], presence: Presence) -> None:
+        """What the log held after `reader.next_seq - 1`, and whether there is such a job."""
         with self._lock:
             self._reading = False
             held, self._held = self._held, []
@@ -75,10 +84,18 @@ class Subscriber(ABC):
             self._offer(held)
             if self.reader.ended:
                 return
-            if not exists:
+            if self._is_gone(presence):
                 self.vanished()
             elif overflow and not self._reading:
                 self._ask()
+
+    def _is_gone(self, presence: Presence) -> bool:
+        """One that was lost may come back, and is then heard of: what its owner puts back is published."""
+        if presence != "lost":
+            self._lost_since = None
+            return presence == "deleted"
+        self._lost_since = self._lost_since or time.monotonic()
+        return time.monotonic() - self._lost_since > RESTORED_WITHIN
 
     def _offer(self, events: list[Event]) -> None:
         ready: list[Event] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from gateway import subscriber
 from gateway.subscriber import Subscriber
 from wire.events import Done, Event, Resumed, Token
@@ -48,28 +50,28 @@ def test_live_events_wait_for_the_log() -> None:
     reader = Recorder()
     reader.live([token(2), token(3)])
     assert reader.got == []
-    reader.logged([token(0), token(1), token(2)], True)
+    reader.logged([token(0), token(1), token(2)], "there")
     assert reader.seqs == [0, 1, 2, 3] and reader.asked == 0
 
 
 def test_a_gap_asks_for_the_log_once() -> None:
     reader = Recorder()
-    reader.logged([], True)
+    reader.logged([], "there")
     reader.live([token(0), token(2)])
     reader.live([token(3)])
     assert reader.seqs == [0] and reader.asked == 1
     assert not reader.want_log(), "one read is enough"
-    reader.logged([token(1), token(2)], True)
+    reader.logged([token(1), token(2)], "there")
     assert reader.seqs == [0, 1, 2, 3]
 
 
 def test_a_resumed_job_is_read_again() -> None:
     reader = Recorder()
-    reader.logged([token(0)], True)
+    reader.logged([token(0)], "there")
     resumed = Resumed(attempt=2, seq=1)
     reader.live([resumed])
     assert reader.asked == 1
-    reader.logged([resumed], True)
+    reader.logged([resumed], "there")
     reader.live([token(1), done(2)])
     assert reader.got == [token(0), resumed, token(1), done(2)] and not reader.want_log()
 
@@ -78,24 +80,40 @@ def test_what_cannot_be_held_is_read_again() -> None:
     reader = Recorder()
     many: list[Event] = [token(n) for n in range(subscriber.MAX_HELD + 10)]
     reader.live(many)
-    reader.logged([], True)
+    reader.logged([], "there")
     assert reader.seqs == list(range(subscriber.MAX_HELD)) and reader.asked == 1
-    reader.logged(many[subscriber.MAX_HELD :], True)
+    reader.logged(many[subscriber.MAX_HELD :], "there")
     assert reader.seqs == list(range(len(many)))
 
 
 def test_a_deleted_job_ends_its_readers() -> None:
     reader = Recorder()
-    reader.logged([], False)
+    reader.logged([], "deleted")
     assert reader.has_vanished
     ended = Recorder()
-    ended.logged([token(0), done(1)], False)
+    ended.logged([token(0), done(1)], "deleted")
     assert not ended.has_vanished, "the end was delivered: nothing is missing"
+
+
+def test_a_lost_job_gets_time_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("gateway.subscriber.time.monotonic", lambda: now[0])
+    back, gone = Recorder(), Recorder()
+    for reader in (back, gone):
+        reader.logged([], "lost")
+        now[0] += subscriber.RESTORED_WITHIN
+        reader.logged([], "lost")
+        assert not reader.has_vanished
+    back.logged([token(0)], "there")
+    now[0] += 1
+    for reader in (back, gone):
+        reader.logged([], "lost")
+    assert gone.has_vanished and not back.has_vanished
 
 
 def test_silence_is_noticed() -> None:
     reader = Recorder()
-    reader.logged([token(0)], True)
+    reader.logged([token(0)], "there")
     reader.silent = True
     reader.live([token(1)])
     assert not reader.silent
@@ -123,11 +141,11 @@ def test_any_interleaving_of_log_and_channel() -> None:
                 reader.asked = 0
                 reading = [e for e in log if e.seq >= reader.reader.next_seq]
             elif reading is not None and chance.random() < 0.4:
-                reader.logged(reading, True)
+                reader.logged(reading, "there")
                 reading = None
         reader.live(channel)
         if reading is not None:
-            reader.logged(reading, True)
+            reader.logged(reading, "there")
         if reader.asked or reader.want_log():  # the sweep
-            reader.logged([e for e in log if e.seq >= reader.reader.next_seq], True)
+            reader.logged([e for e in log if e.seq >= reader.reader.next_seq], "there")
         assert reader.seqs == list(range(31)), seed
