@@ -23,7 +23,7 @@ START_TIMEOUT = 120.0
 
 
 class Fleet:
-    """Workers and one gateway. Ends every process it started, and says so when one outlives its parent."""
+    """Workers and gateways. Ends every process it started, and says so when one outlives its parent."""
 
     def __init__(
         self,
@@ -32,24 +32,28 @@ class Fleet:
         *,
         model: str = "scripted",
         workers: int = 1,
+        gateways: int = 1,
         lease: float = 2.0,
         env: Mapping[str, str] | None = None,
+        urls: Mapping[str, str] | None = None,
     ) -> None:
+        """`redis_url` is the test's own way to Redis, and every process's unless `urls` has one for its room."""
         self.redis_url, self.logs, self.count = redis_url, logs, workers
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._urls = dict(urls or {})
+        self.ports = [free_port() for _ in range(gateways)]
+        self.addresses = [f"http://127.0.0.1:{port}" for port in self.ports]
+        self.url = self.addresses[0]
         self.redis = redis_client.Redis.from_url(redis_url)
         self.env = {
             **os.environ,
             "REDIS_URL": redis_url,
             "MODEL_ID": model,
             "LEASE_SECONDS": str(lease),
-            "PORT": str(self.port),
             "HOST": "127.0.0.1",
             **(env or {}),
         }
         self.workers: list[subprocess.Popen[bytes]] = []
-        self.gateway: subprocess.Popen[bytes] | None = None
+        self.gateways: dict[int, subprocess.Popen[bytes]] = {}
         self.engines: set[int] = set()
         self._started = 0
 
@@ -58,7 +62,10 @@ class Fleet:
         log = (self.logs / f"{room}-{self._started}.log").open("wb")
         with log:
             return subprocess.Popen(
-                [sys.executable, "-m", room], env={**self.env, **(env or {})}, stdout=log, stderr=log
+                [sys.executable, "-m", room],
+                env={**self.env, "REDIS_URL": self._urls.get(room, self.redis_url), **(env or {})},
+                stdout=log,
+                stderr=log,
             )
 
     def start_worker(self, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -67,9 +74,14 @@ class Fleet:
         self.workers.append(worker)
         return worker
 
-    def start_gateway(self) -> None:
-        """The gateway, on the same port as the one before it."""
-        self.gateway = self._spawn("gateway")
+    def start_gateway(self, number: int = 0) -> None:
+        """A gateway, on the same port as the one before it."""
+        self.gateways[number] = self._spawn("gateway", {"PORT": str(self.ports[number])})
+
+    @property
+    def gateway(self) -> subprocess.Popen[bytes]:
+        """The first gateway."""
+        return self.gateways[0]
 
     def engine_of(self, worker: subprocess.Popen[bytes]) -> int:
         """The pid of a worker's engine child."""
@@ -82,14 +94,13 @@ class Fleet:
         want = self.count if workers is None else workers
 
         def serving() -> bool:
-            for process in [*self.workers, self.gateway]:
-                assert process is not None and process.poll() is None, (
-                    f"a process ended with {process and process.returncode}:\n{self.tail()}"
-                )
+            for process in [*self.workers, *self.gateways.values()]:
+                assert process.poll() is None, f"a process ended with {process.returncode}:\n{self.tail()}"
             try:
-                if httpx.get(self.url + "/readyz", timeout=5).status_code != 200:
-                    return False
+                answers = [httpx.get(url + "/readyz", timeout=5).status_code for url in self.addresses]
             except httpx.HTTPError:
+                return False
+            if answers != [200] * len(answers):
                 return False
             from wire.registry import Registry
 
@@ -109,13 +120,14 @@ class Fleet:
     def __enter__(self) -> Self:
         for _ in range(self.count):
             self.start_worker()
-        self.start_gateway()
+        for number in range(len(self.ports)):
+            self.start_gateway(number)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        processes = [p for p in [self.gateway, *self.workers] if p is not None]
+        processes = [*self.gateways.values(), *self.workers]
         for worker in self.workers:
             self.engines.update(children(worker.pid))
         for process in processes:

@@ -1,0 +1,149 @@
+"""The users of deploy/redis/users.acl: each can do its work, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from celery import Celery
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError
+
+from sagrada.embedded import EmbeddedServer
+from tests.support.fleet import Fleet
+from tests.support.processes import until
+from wire.keys import LIVE, SECRET, channel, job_key, log_key, queue_keys, unacked_key, worker_key
+
+ACL = Path(__file__).parents[3] / "deploy" / "redis" / "users.acl"
+QUEUE = "sagrada.scripted"
+
+
+class Guarded:
+    """A Redis with those users, and an administrator of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = EmbeddedServer(folder / "redis", aof=False)
+        self.server.start()
+        admin: Any = Redis.from_url(self.server.url)
+        lines = [line.split() for line in ACL.read_text().splitlines() if line.startswith("user ")]
+        self.passwords = {words[1]: word[1:] for words in lines for word in words if word.startswith(">")}
+        admin.execute_command("ACL", "SETUSER", "admin", "on", ">admin", "~*", "&*", "+@all")
+        self.passwords["admin"] = "admin"
+        for words in sorted(lines, key=lambda words: words[1] == "default"):
+            admin.execute_command("ACL", "SETUSER", *words[1:])
+        admin.close()
+
+    def url(self, user: str) -> str:
+        return self.server.url.replace("redis://", f"redis://{user}:{self.passwords[user]}@")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    made = Guarded(tmp_path_factory.mktemp("acl"))
+    yield made
+    made.server.stop()
+
+
+@pytest.fixture(scope="module")
+def fleet(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    urls = {room: guarded.url(room) for room in ("gateway", "worker")}
+    folder = tmp_path_factory.mktemp("logs")
+    with Fleet(guarded.url("admin"), folder, model="scripted?step=0.01", urls=urls,
+               env={"SERVED_MODEL_NAME": "scripted"}) as running:  # fmt: skip
+        yield running.ready()
+
+
+def submit(fleet: Fleet, tokens: int = 5) -> str:
+    body = {"inputs": "a", "parameters": {"max_new_tokens": tokens, "ignore_eos": True}}
+    answer = httpx.post(f"{fleet.url}/jobs", json=body, timeout=30)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def status(fleet: Fleet, job: str) -> str:
+    return str(httpx.get(f"{fleet.url}/jobs/{job}", params={"wait": 30}, timeout=60).json()["status"])
+
+
+def test_gateway_and_worker_serve_cancel_and_delete(fleet: Fleet) -> None:
+    job = submit(fleet)
+    assert status(fleet, job) == "completed"
+    assert httpx.delete(f"{fleet.url}/jobs/{job}").status_code == 204
+    long = submit(fleet, 1000)
+    assert httpx.post(f"{fleet.url}/jobs/{long}/cancel").status_code == 200
+    assert status(fleet, long) == "cancelled"
+    for path in ("info", "metrics", "health"):
+        assert httpx.get(f"{fleet.url}/{path}").status_code == 200
+    log = "\n".join(file.read_text() for file in fleet.logs.glob("*.log"))
+    assert "NOPERM" not in log and "No permissions" not in log and "no permissions" not in log, log
+
+
+def test_a_worker_s_messages_reach_another_when_it_is_killed(fleet: Fleet) -> None:
+    job = submit(fleet, 300)
+    until(lambda: httpx.get(f"{fleet.url}/jobs/{job}").json()["status"] == "in_progress", 30, "its start")
+    fleet.workers[0].kill()
+    fleet.workers.pop(0).wait()
+    fleet.start_worker()
+    assert status(fleet, job) in ("completed", "in_progress")
+    until(lambda: status(fleet, job) == "completed", 60, "the job's end")
+
+
+def test_a_producer_sends_and_reads_its_result(fleet: Fleet, guarded: Guarded) -> None:
+    url = guarded.url("producer")
+    app = Celery(broker=url, backend=url, set_as_current=False)
+    task = app.send_task("sagrada.generate", queue=QUEUE, kwargs={"inputs": "a", "parameters": {}})
+    assert task.get(timeout=60)["finish_reason"]
+    app.close()
+
+
+def test_a_subscriber_follows_a_stream_and_reads_its_log(fleet: Fleet, guarded: Guarded) -> None:
+    client: Any = Redis.from_url(guarded.url("subscriber"))
+    job = submit(fleet, 100)
+    ear = client.pubsub(ignore_subscribe_messages=True)
+    ear.subscribe(channel(job))
+    until(lambda: ear.get_message(timeout=1), 30, "a token")
+    assert client.xrange(log_key(job), count=1)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        ("gateway", ("FLUSHALL",)),
+        ("gateway", ("CONFIG", "GET", "dir")),
+        ("gateway", ("HGETALL", unacked_key("b"))),
+        ("gateway", ("ZREM", LIVE, "b")),
+        ("gateway", ("KEYS", "*")),
+        ("gateway", ("SUBSCRIBE", "/0.celery.pidbox")),
+        ("worker", ("FLUSHALL",)),
+        ("worker", ("CONFIG", "SET", "dir", "/")),
+        ("worker", ("GET", "somebody-elses")),
+        ("worker", ("ACL", "LIST")),
+        ("producer", ("HGETALL", job_key("j"))),
+        ("producer", ("XRANGE", log_key("j"), "-", "+")),
+        ("producer", ("RPOP", QUEUE)),
+        ("producer", ("SET", "celery-task-meta-j", "forged")),
+        ("producer", ("ZADD", queue_keys(QUEUE)[0], 0, "j")),
+        ("producer", ("EVAL", "return 1", 0)),
+        ("subscriber", ("HGETALL", job_key("j"))),
+        ("subscriber", ("XADD", log_key("j"), "*", "e", "x")),
+        ("subscriber", ("PUBLISH", channel("j"), "x")),
+        ("subscriber", ("GET", SECRET)),
+        ("subscriber", ("HGETALL", worker_key("b"))),
+        ("subscriber", ("PSUBSCRIBE", "*")),
+    ],
+    ids=lambda part: part if isinstance(part, str) else " ".join(map(str, part[:2])),
+)
+def test_what_is_not_its_work_is_refused(guarded: Guarded, user: str, command: tuple[Any, ...]) -> None:
+    with Redis.from_url(guarded.url(user)) as client, pytest.raises(NoPermissionError):
+        client.execute_command(*command)
+
+
+def test_nobody_comes_in_without_a_name(guarded: Guarded) -> None:
+    with (
+        Redis.from_url(guarded.server.url) as client,
+        pytest.raises((AuthenticationError, NoPermissionError)),
+    ):
+        client.ping()
