@@ -42,8 +42,8 @@ test: $(VENV)/.dev ## Everything that needs no card, within 12 minutes on 2 core
 test-all: $(VENV)/.dev $(OLD)/.dev ## The full matrix, both transformers; writes docs/test-all.txt
 	bash tests/report.sh $(VENV) $(OLD) $(REPORT)
 
-chaos: $(VENV)/.dev ## More seeds of random faults than the tests have: make chaos SEEDS=20
-	SAGRADA_CHAOS_SEEDS=$(or $(SEEDS),10) $(RUN) pytest tests/chaos -m ""
+chaos: $(VENV)/.dev ## Clients, and faults by a seed, for as long as you like: make chaos MINUTES=10 SEED=1
+	$(RUN) tests.chaos.storm --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
 
 lint: $(VENV)/.dev ## ruff, and mypy --strict over the rooms, tests and bench
 	$(RUN) ruff check .
