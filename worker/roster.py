@@ -43,9 +43,10 @@ class Roster:
         self._waiting.append(assignment)
 
     def unqueue(self, assignment: Assignment) -> None:
-        """It waits no more, if it did."""
-        if assignment in self._waiting:
-            self._waiting.remove(assignment)
+        """It waits no more, if it did: for a claim, or to be tried."""
+        for line in (self._waiting, self._parked):
+            if assignment in line:
+                line.remove(assignment)
 
     def claimable(self) -> list[Assignment]:
         """Whom to claim next: all that wait."""
@@ -95,8 +96,6 @@ class Roster:
         """It is settled; whether room was made."""
         self.held.pop(assignment, None)
         self.unqueue(assignment)
-        if assignment in self._parked:
-            self._parked.remove(assignment)
         return self.leave_engine(assignment)
 
     def engine_died(self) -> tuple[list[Assignment], list[Assignment]]:

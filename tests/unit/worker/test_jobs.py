@@ -229,6 +229,16 @@ def test_a_job_that_ended_as_its_engine_died_is_finished(bench: Bench) -> None:
     assert bench.verdicts == {"a": TimedOut(1.0)}
 
 
+def test_a_suspect_that_is_cancelled_while_it_waits_is_never_tried(bench: Bench) -> None:
+    bench.clerk.answers = {id: Claimed(job(id), 2, 0, "d", (), suspect=True) for id in "ab"}
+    tried, parked = bench.take("a"), bench.take("b")
+    bench.clerk.fates["b"], bench.clerk.records_of["b"] = Fate.FENCED, RECORD
+    bench.jobs.settle_accounts()
+    bench.step(tried)
+    bench.step(tried)
+    assert (parked in bench.jobs.roster.held, parked.number) == (True, 0), "who has it now is not known yet"
+
+
 def test_suspects_enter_one_by_one_each_after_the_other_s_first_token(bench: Bench) -> None:
     bench.clerk.answers = {id: Claimed(job(id), 2, 0, "d", (), suspect=True) for id in "abc"}
     suspects = [bench.take(id) for id in "abc"]
