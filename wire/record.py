@@ -89,9 +89,10 @@ class Record:
         """Whether the job has ended."""
         return self.state in TERMINAL
 
-    def overdue(self, now: int) -> bool:
-        """Whether a deadline has passed at `now`, Redis ms; the one for the start counts until it was begun."""
-        return self.deadline <= now or (not self.started and 0 < self.start_by <= now)
+    @property
+    def limit(self) -> int:
+        """Redis ms at which it expires: its deadline or, until it was begun, the one for its start if sooner."""
+        return self.deadline if self.started or not self.start_by else min(self.start_by, self.deadline)
 
     @property
     def usage(self) -> Usage:

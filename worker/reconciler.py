@@ -95,7 +95,7 @@ class Reconciler:
     def _ended(self, job_id: str, record: Record, now: int, gateways: set[str]) -> bool:
         """Whether its time was up, or its client is gone."""
         try:
-            if record.overdue(now):
+            if record.limit <= now:
                 self.counters["expired"] += 1
                 spread(self._redis, job_id, self._ledger.expire(job_id))
                 return True
@@ -106,9 +106,8 @@ class Reconciler:
                 return True
         except JobNotFound:
             return True
-        limits = [at for at in (record.deadline, 0 if record.started else record.start_by) if at]
-        if min(limits) < now + 1000 * PAUSE:
-            self._open.look_again(job_id, min(limits))
+        if record.limit < now + 1000 * PAUSE:
+            self._open.look_again(job_id, record.limit)
         return False
 
     def _queue_again(self, suspect: Suspect) -> None:

@@ -49,7 +49,7 @@ local function create(v, digest, attempt, first)
   redis.call('ZADD', KEYS[5], look, KEYS[1]:match('{(.*)}'))
 end
 
--- As Record.overdue in wire/record.py.
+-- As Record.limit in wire/record.py.
 local function overdue()
   local start_by = number('start_by')
   return number('deadline') <= now() or (not get('started') and start_by > 0 and start_by <= now())

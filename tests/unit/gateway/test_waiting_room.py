@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from gateway import waiting_room
 from gateway.waiting_room import LONGEST, UNKNOWN, WaitingRoom
@@ -36,17 +37,25 @@ class Gateways:
         return {str(n) for n in range(self.count)}
 
 
+class Clock:
+    """Seconds, as the test says."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch) -> WaitingRoom:
-    for name, value in (("waiting", 10), ("taken", 2.0)):
-        monkeypatch.setattr(Queue, name, value)
-    monkeypatch.setattr(Gateways, "count", 1)
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> WaitingRoom:
     monkeypatch.setattr(waiting_room, "TaskQueue", Queue)
     monkeypatch.setattr(waiting_room, "Gateways", Gateways)
-    now = [100.0]
-    made = WaitingRoom(None, 10, lambda: now[0])  # type: ignore[arg-type]
-    made.now = now  # type: ignore[attr-defined]
-    return made
+    return WaitingRoom(Redis(), 10, clock)
 
 
 def refused(room: WaitingRoom) -> int:
@@ -55,9 +64,9 @@ def refused(room: WaitingRoom) -> int:
     return caught.value.retry_after
 
 
-def test_those_who_are_refused_come_back_one_after_another(room: WaitingRoom) -> None:
+def test_those_who_are_refused_come_back_one_after_another(room: WaitingRoom, clock: Clock) -> None:
     assert [refused(room) for _ in range(6)] == [1, 1, 2, 2, 3, 3], "two are taken each second"
-    room.now[0] += 2  # type: ignore[attr-defined]
+    clock.now += 2
     assert refused(room) == 2, "the moments of four have passed"
 
 
