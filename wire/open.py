@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wire.keys import GATEWAYS, OPEN, boot_channel
-from wire.queue import Script, TaskQueue
+from wire.queue import Script, TaskQueue, milliseconds
 from wire.replies import Stopped
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Gateways:
 
     def renew(self, gateway: str, seconds: float) -> None:
         """This process lives, for so long at least."""
-        self._redis.zadd(GATEWAYS, {gateway: self._now() + int(seconds * 1000)})
+        self._redis.zadd(GATEWAYS, {gateway: milliseconds(self._redis.time()) + int(seconds * 1000)})
 
     def leave(self, gateway: str) -> None:
         """This process ends."""
@@ -88,9 +88,5 @@ class Gateways:
 
     def live(self) -> set[str]:
         """Those whose lease has not ended; the others are forgotten."""
-        self._redis.zremrangebyscore(GATEWAYS, "-inf", self._now())
+        self._redis.zremrangebyscore(GATEWAYS, "-inf", milliseconds(self._redis.time()))
         return {name.decode() for name in self._redis.zrange(GATEWAYS, 0, -1)}
-
-    def _now(self) -> int:
-        seconds, micros = self._redis.time()
-        return int(seconds) * 1000 + int(micros) // 1000

@@ -103,6 +103,11 @@ class Popped(NamedTuple):
     """Only where nothing was taken: for each queue the id of its last ring."""
 
 
+def milliseconds(time: Sequence[int]) -> int:
+    """The answer to TIME, seconds and microseconds, as the scripts count."""
+    return int(time[0]) * 1000 + int(time[1]) // 1000
+
+
 def pop_args(boot: str, most: int, resync: bool, queues: Sequence[str]) -> list[str | int]:
     """POP's arguments: take up to `most` messages, or with `resync` none but hear what the boot owns."""
     return [boot, most, int(resync), AGEING_MS, DEFAULT_PRIORITY, *queues]
@@ -156,8 +161,8 @@ class TaskQueue:
         pipe = self.redis.pipeline(transaction=False)
         pipe.time()
         pipe.hgetall(self._zset + ":taken")
-        (seconds, micros), counts = pipe.execute()
-        now = int(seconds) * 1000 + int(micros) // 1000
+        time, counts = pipe.execute()
+        now = milliseconds(time)
         recent = {int(p): int(n) for p, n in counts.items() if int(p) > now // PERIOD_MS - PERIODS}
         if not recent:
             return None

@@ -12,6 +12,7 @@ from redis import Redis
 
 from wire.codec import WIRE_VERSION
 from wire.keys import WORKERS, blob_key, worker_key
+from wire.queue import milliseconds
 from wire.scripts import load
 
 WorkerState: TypeAlias = Literal["loading", "serving", "draining", "failed"]
@@ -88,11 +89,9 @@ class Registry:
 
     def list(self) -> list[WorkerInfo]:
         """All living entries, by boot. One that a newer Sagrada wrote is read as far as it can be, or left out."""
-        (seconds, micros), boots = (
-            self._redis.pipeline(transaction=False).time().zrange(WORKERS, 0, -1).execute()
-        )
+        time, boots = self._redis.pipeline(transaction=False).time().zrange(WORKERS, 0, -1).execute()
         pipe = self._redis.pipeline(transaction=False)
-        pipe.zremrangebyscore(WORKERS, "-inf", f"({seconds * 1000 + micros // 1000}")
+        pipe.zremrangebyscore(WORKERS, "-inf", f"({milliseconds(time)}")
         for boot in boots:
             pipe.hget(worker_key(boot.decode()), "info")
         _, *entries = pipe.execute()
