@@ -1,0 +1,472 @@
+"""The model's world: a fleet and its clients around one Redis, what was promised to whom, and whether it is kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from gateway.admission import Admission
+from gateway.config import Config
+from gateway.errors import Unavailable
+from tests.integration.protocol.operation import ALL, Fate, Operation
+from tests.integration.protocol.reading import Reading
+from tests.integration.protocol.server import Client, Server
+from tests.integration.protocol.worker import LEASE, QUEUE, RESULT_TTL, Sender, Worker, put, token_of
+from wire.codec import decode_event
+from wire.commands import MAX_STALLS, record_command
+from wire.errors import JobNotFound
+from wire.events import Resumed, Started, Token
+from wire.job import Job, SamplingParams
+from wire.keys import DEAD, GATEWAYS, LIVE, OPEN, UNACKED_PREFIX, gone_key, job_key, log_key, queue_keys, unacked_key
+from wire.ledger import Ledger
+from wire.open import Gateways, Suspect, spread
+from wire.queue import Record as Message
+from wire.queue import TaskQueue
+from wire.record import Record, parse_record
+from wire.resp import RespConnection
+from worker.assignment import Broken, Completed, Verdict, Withdrawn
+
+ROUNDS = 40
+"""Whole turns of every worker in which all that was promised must have happened, once nothing goes wrong any more."""
+EXPECTED: dict[type[Verdict], set[str]] = {
+    Completed: {"completed"}, Withdrawn: {"cancelled"}, Broken: {"failed", "expired"}
+}  # fmt: skip
+LEFTOVERS = re.compile(r"sagrada:live|sagrada:q:[^:]*:(bell|taken|turns)")
+"""Keys that may stay for ever."""
+
+
+def require(holds: object, promise: str) -> None:
+    if not holds:
+        raise AssertionError(promise)
+
+
+@dataclass(eq=False)
+class Promise:
+    """A job as those know it who asked for it."""
+
+    id: str
+    letter: int
+    """Its prompt, which is one letter."""
+    length: int
+    """Tokens of its text."""
+    gateway: str = ""
+    plain: bool = False
+    """Its producer knows only Celery: a message is all there is before it is claimed."""
+    strict: bool = False
+    """It was to be kept by the replica, too."""
+    accepted: bool = False
+    busy: int = 0
+    """Requests for it that have not been answered."""
+    cancelled: bool = False
+    overdue: bool = False
+    broken: bool = False
+    """A step of the engine's failed it."""
+    unwanted: bool = False
+    """Somebody asked to delete it."""
+    deleted: bool = False
+    ended: Record | None = None
+    """Its end, once seen: it never changes."""
+    attempt: int = 0
+    lost: bool = False
+    """A failover took it from all who knew it."""
+    known_to: set[Worker] | None = None
+    """After a failover to a replica that had not heard of it: who could put it back."""
+    reading: Reading = field(default_factory=Reading)
+
+    @property
+    def text(self) -> list[int]:
+        return [token_of(self.letter, position) for position in range(self.length)]
+
+
+class World:
+    """One story. What goes wrong in it is for the model to say."""
+
+    def __init__(self, server: Server) -> None:
+        server.reset()
+        self.server = server
+        self.promises: list[Promise] = []
+        self.requests: list[tuple[Operation, Promise]] = []
+        self.workers: list[Worker] = []
+        self.mortal: set[bytes] = set()
+        """Boots whose lease may have ended."""
+        self.calm = True
+        """No failover has changed the past."""
+        self._gateway = 0
+        self._live = RespConnection(server.url)
+        self._live.call([("PSUBSCRIBE", "sagrada:*:tokens")])
+        self._renew_gateways()
+        for _ in range(2):
+            self.start_worker()
+
+    def close(self) -> None:
+        for operation, _ in self.requests:
+            operation.kill(Fate.UNSENT)
+        for worker in self.workers:
+            worker.die(Fate.UNSENT)
+        self._live.close()
+
+    def start_worker(self) -> None:
+        worker = Worker(self.server, self.heard, self.unheld)
+        worker.work("boot", ALL)
+        worker.work("publisher", ALL)
+        self.workers.append(worker)
+
+    # What clients and gateways do
+
+    def request(self, promise: Promise, work: Callable[[], object], commands: int) -> None:
+        """Begin what a client asked for, and let so many of its commands through."""
+        promise.busy += 1
+        self.requests.append((Operation(work), promise))
+        self.go_on(len(self.requests) - 1, commands)
+
+    def go_on(self, number: int, commands: int) -> None:
+        operation, _ = self.requests[number]
+        operation.go(commands)
+        self._forget_request(number)
+
+    def break_request(self, number: int, fate: Fate, dies: bool) -> None:
+        """A gateway's connection breaks, or it dies."""
+        operation, _ = self.requests[number]
+        (operation.kill if dies else operation.disconnect)(fate)
+        self._forget_request(number)
+
+    def _forget_request(self, number: int) -> None:
+        operation, promise = self.requests[number]
+        if operation.done:
+            del self.requests[number]
+            promise.busy -= 1
+
+    def promise(
+        self, length: int, *, bound: bool = False, strict: bool = False, plain: bool = False
+    ) -> Promise:
+        number = len(self.promises)
+        gateway = f"gateway{self._gateway}" if bound else ""
+        made = Promise(f"job{number}", ord("A") + number, length, gateway, plain, strict)
+        self.promises.append(made)
+        return made
+
+    def submit(self, promise: Promise, tokenised: bool) -> None:
+        """What a gateway does before it says 202: the real admission, sending in Celery's place."""
+        params = SamplingParams(max_new_tokens=promise.length, seed=1)
+        prompt: dict[str, Any] = {"ids": (promise.letter,)} if tokenised else {"inputs": chr(promise.letter)}
+        job = Job(id=promise.id, model="m", params=params, gateway=promise.gateway, **prompt)
+        config = Config(durability="strict" if promise.strict else "relaxed", durability_replicas=1)
+        client, epoch = self.gateway_client(), self.server.epoch
+        ledger = Ledger(client, RESULT_TTL)
+        nothing: Any = None
+        sender: Any = Sender(self.gateway_client())
+        withdraw = partial(self._withdraw, client, ledger)
+        admission = Admission(config, client, ledger, nothing, sender, withdraw)
+        try:
+            admission._keep(job, QUEUE, "digest")
+        except (RedisError, Unavailable):
+            return
+        self._accepted(promise, epoch)
+
+    def produce(self, promise: Promise) -> None:
+        """A plain Celery producer: its message is all there is."""
+        epoch = self.server.epoch
+        request = {"inputs": chr(promise.letter), "parameters": {"max_new_tokens": promise.length, "seed": 1}}
+        try:
+            put(TaskQueue(self.gateway_client(), QUEUE), promise.id, request)
+        except RedisError:
+            return
+        self._accepted(promise, epoch)
+
+    def _accepted(self, promise: Promise, epoch: int) -> None:
+        promise.accepted = True
+        if epoch != self.server.epoch and not promise.strict and not self.keeps(promise):
+            promise.lost = True  # between its record and the answer
+
+    def gateway_client(self) -> Client:
+        """As gateway.service connects."""
+        return Client.of(self.server, retries=1)
+
+    def _withdraw(self, client: Client, ledger: Ledger, job_id: str, queue: str) -> None:
+        try:
+            if ledger.withdraw(job_id):
+                TaskQueue(client, queue).remove(job_id)
+        except RedisError:
+            pass
+
+    def cancel(self, promise: Promise) -> None:
+        client = self.gateway_client()
+        promise.cancelled = True
+        try:
+            spread(client, promise.id, Ledger(client, RESULT_TTL).cancel(promise.id))
+        except (RedisError, JobNotFound):
+            pass
+
+    def delete(self, promise: Promise) -> None:
+        promise.unwanted = True
+        try:
+            Ledger(self.gateway_client(), RESULT_TTL).delete(promise.id)
+        except RedisError:
+            pass
+
+    def _renew_gateways(self) -> None:
+        self.server.redis.delete(GATEWAYS)
+        Gateways(self.server.redis).renew(f"gateway{self._gateway}", 1e6)
+
+    def read(self, promise: Promise) -> None:
+        promise.reading.catch_up(self.gateway_client(), promise.id)
+
+    # What goes wrong, and what time brings
+
+    def gateway_dies(self) -> None:
+        self._gateway += 1
+        self._renew_gateways()
+
+    def worker_dies(self, worker: Worker, fate: Fate) -> None:
+        worker.die(fate)
+        self._replace(worker)
+
+    def worker_leaves(self, worker: Worker) -> None:
+        worker.leave()
+        self.mortal.add(worker.boot.id.encode())
+        self._replace(worker)
+
+    def _replace(self, worker: Worker) -> None:
+        self.workers.remove(worker)
+        self.start_worker()
+        for promise in self.promises:
+            if promise.known_to and worker in promise.known_to:
+                promise.known_to.discard(worker)
+                if self.keeps(promise):
+                    promise.known_to = None
+                elif not promise.known_to:
+                    promise.lost = True
+
+    def lease_ends(self, boot: bytes) -> None:
+        self.mortal.add(boot)
+        self.server.redis.zadd(LIVE, {boot: 0}, xx=True)
+
+    def boots(self) -> list[bytes]:
+        """Those with a lease."""
+        found: list[bytes] = self.server.redis.zrange(LIVE, 0, -1)
+        return found
+
+    def open(self) -> list[str]:
+        """The jobs that have a record and no end."""
+        return [job_id.decode() for job_id in self.server.redis.zrange(OPEN, 0, -1)]
+
+    def looks_are_due(self) -> None:
+        for job_id in self.open():
+            self.server.redis.zadd(OPEN, {job_id: 0})
+
+    def deadline_passes(self, promise: Promise) -> None:
+        promise.overdue = True
+        if promise.id in self.open():
+            self.server.redis.hset(job_key(promise.id), "deadline", 1)
+        for worker in self.workers:
+            for assignment in worker.jobs.roster.held:
+                if assignment.generation and assignment.job_id == promise.id:
+                    assignment.generation.deadline = 1
+
+    def sequence_fails(self, worker: Worker) -> None:
+        letter = worker.engine.fail()
+        for promise in self.promises:
+            promise.broken = promise.broken or promise.letter == letter
+
+    def fail_over(self) -> None:
+        boots = self.boots()
+        self.server.fail_over()
+        self.calm = False
+        self._renew_gateways()
+        self.mortal |= {*boots} ^ {*self.boots()}
+        for promise in self.promises:
+            record = self._look([promise])[0][1]
+            promise.ended = record if record and record.terminal else None
+            promise.attempt, promise.known_to = 0, None
+            promise.deleted = promise.deleted and not self.keeps(promise)
+            promise.reading.disconnected()
+            if promise.overdue:
+                self.deadline_passes(promise)
+            if promise.accepted and not promise.deleted and not self.keeps(promise):
+                promise.known_to = {worker for worker in self.workers if worker.knows(promise.id)}
+                promise.lost = promise.lost or not promise.known_to
+
+    def keeps(self, promise: Promise) -> bool:
+        """Whether Redis has what it takes to run the job."""
+        recorded = bool(self.server.redis.exists(job_key(promise.id)))
+        return recorded or (promise.plain and promise.id in self.messages())
+
+    def messages(self) -> list[str]:
+        """The jobs that there are messages of, queued or unacked."""
+        redis = self.server.redis
+        unacked = [value for key in redis.keys(UNACKED_PREFIX + "*") for value in redis.hvals(key)]
+        queued: list[bytes] = redis.hkeys(queue_keys(QUEUE)[1])
+        return [id.decode() for id in queued] + [Message.parse(value).task for value in unacked]
+
+    # What must hold
+
+    def heard(self, job_id: str, verdict: Verdict) -> None:
+        """A worker tells Celery what became of the job."""
+        promise = next(p for p in self.promises if p.id == job_id)
+        if isinstance(verdict, Completed):
+            text = "".join(map(chr, promise.text))
+            require(verdict.result.text == text, f"{job_id} said {verdict.result.text!r}, not {text!r}")
+        if self.calm and promise.accepted and not promise.unwanted:
+            record = self._look([promise])[0][1]
+            state = record.state if record else "unknown"
+            require(state in EXPECTED[type(verdict)], f"Celery hears {verdict}, {job_id} is {state}")
+
+    def unheld(self, suspect: Suspect) -> None:
+        """A reconciler takes the job for lost: now, for it may be found again before it is queued."""
+        require(suspect.job_id not in self.messages(), f"{suspect.job_id} is not lost: it has a message")
+        require(suspect.boot.encode() not in self.boots(), f"{suspect.job_id} is not lost: its owner lives")
+
+    def listen(self) -> None:
+        """Hand out what was published, in order."""
+        self._live.send([("PING",)])
+        of = {p.id.encode(): p for p in self.promises}
+        while (reply := self._live.read(1)[0])[0] != b"pong":
+            promise = of[reply[2].partition(b"{")[2].partition(b"}")[0]]
+            promise.reading.hear(decode_event(reply[3]))
+
+    def check(self) -> None:
+        """After every step."""
+        self.listen()
+        for promise, (rows, record, ttls) in zip(self.promises, self._look(self.promises), strict=True):
+            self._check_log(promise, rows, record)
+            self._check_record(promise, record, ttls)
+            promise.reading.check(promise.text)
+        dead = {*self.server.redis.zrange(DEAD, 0, -1)}
+        require(dead <= self.mortal, f"declared dead with a lease: {dead - self.mortal}")
+        self._check_messages()
+
+    def _look(self, promises: list[Promise]) -> list[tuple[list[Any], Record | None, list[int]]]:
+        keys = [(job_key(p.id), log_key(p.id)) for p in promises]
+        commands = [
+            command
+            for p, (job, log) in zip(promises, keys, strict=True)
+            for command in (("XRANGE", log, "-", "+"), record_command(p.id), ("PTTL", job), ("PTTL", log))
+        ]
+        replies = self.server.raw.call(commands)
+        each = zip(*(replies[i::4] for i in range(4)), strict=True)
+        return [(rows, parse_record(fields), [job, log]) for rows, fields, job, log in each]
+
+    def _check_log(self, promise: Promise, rows: list[Any], record: Record | None) -> None:
+        attempt, tokens, end = 0, [], None
+        for id, (_, data) in rows:
+            event = decode_event(data)
+            major, minor = map(int, id.split(b"-"))
+            require(end is None, f"{promise.id}: nothing follows the end")
+            if isinstance(event, Started | Resumed):
+                require(major > attempt and minor == len(tokens), f"{promise.id}: an attempt begins at the end")
+                attempt = event.attempt
+            elif isinstance(event, Token):
+                require(major == attempt, f"{promise.id}: attempt {major} appends within {attempt}")
+                require(event.seq == len(tokens) == minor - 1, f"{promise.id}: no gap, no duplicate: {event}")
+                tokens.append(event.id)
+            else:
+                require(event.seq == len(tokens) == minor - 1, f"{promise.id}: the end is next: {event}")
+                require(event.usage.completion_tokens == len(tokens), f"{promise.id}: {event} is counted once")
+                end = event
+        require(tokens == promise.text[: len(tokens)], f"{promise.id} has the one true text: {tokens}")
+        if record and record.terminal:
+            require(end is not None, f"{promise.id} is {record.state}, and its log has no end")
+            require(record.completion_tokens == len(tokens), f"{promise.id}: its tokens are counted once")
+            require(
+                record.state != "completed" or tokens == promise.text, f"{promise.id} is complete: {tokens}"
+            )
+        else:
+            require(end is None, f"{promise.id} has an end that its record does not know: {record}")
+
+    def _check_record(self, promise: Promise, record: Record | None, ttls: list[int]) -> None:
+        if record is None:
+            require(ttls == [-2, -2], f"{promise.id}: record and log go together: {ttls}")
+            tombstone = self.server.redis.exists(gone_key(promise.id))
+            promise.deleted = promise.deleted or (promise.unwanted and bool(tombstone))
+            require(promise.ended is None or promise.deleted, f"{promise.id} vanished")
+            return
+        require(not promise.deleted, f"{promise.id} was deleted and comes back as {record.state}")
+        require(record.attempt >= promise.attempt, f"{promise.id}: attempts only grow")
+        promise.attempt = record.attempt
+        require(promise.ended in (None, record), f"{promise.id} ended twice: {promise.ended}, {record}")
+        if record.terminal:
+            promise.ended = record
+            require(min(ttls) > 0, f"{promise.id} has ended and expires: {ttls}")
+            require(self._may_be(promise, record), f"{promise.id} has no reason to be {record}")
+        else:
+            require(max(ttls) < 0, f"{promise.id} lives and does not expire: {ttls}")
+
+    def _may_be(self, promise: Promise, record: Record) -> bool:
+        match record.state:
+            case "cancelled":
+                return promise.cancelled or promise.gateway not in ("", f"gateway{self._gateway}")
+            case "expired":
+                return promise.overdue
+            case "failed":
+                return promise.broken or record.stalls >= MAX_STALLS
+        return True
+
+    def _check_messages(self) -> None:
+        """What nobody has claimed is in a queue, or in the hands of a boot that somebody will look at."""
+        for p in self.promises:
+            if p.accepted and not (p.lost or p.known_to or p.deleted or p.attempt):
+                require(self.keeps(p), f"{p.id} was accepted, and nothing is left of it")
+
+    # The end of the story
+
+    def settle(self) -> None:
+        """Nothing goes wrong any more: everything that was promised happens, and nothing remains."""
+        while self.requests:
+            self.go_on(0, ALL)
+        for worker in self.workers:
+            for thread in worker.stopped():
+                worker.work(thread, ALL)
+        for _ in range(ROUNDS):
+            self.check()
+            if not self._open():
+                break
+            self._round()
+        require(not self._open(), f"it never comes to rest: {self._open()}")
+        for promise in self.promises:
+            self._check_kept(promise)
+        self._check_leftovers()
+
+    def _round(self) -> None:
+        self.server.clock.now += 4 * LEASE
+        mine = {worker.boot.id.encode() for worker in self.workers}
+        for boot in {*self.boots()} - mine:
+            self.lease_ends(boot)
+        self.looks_are_due()
+        for worker in self.workers:
+            worker.work("all", ALL)
+            worker.work("reconciler", ALL)
+
+    def _open(self) -> list[str]:
+        redis = self.server.redis
+        mine = {worker.boot.id for worker in self.workers}
+        left = [f"{id} is open" for id in self.open()]
+        left += [f"{id} has a message" for id in self.messages()]
+        left += [f"{boot!r} stays" for boot in (*self.boots(), *redis.zrange(DEAD, 0, -1))
+                 if boot.decode() not in mine]  # fmt: skip
+        return left + [f"{worker.boot.id} is at work" for worker in self.workers if not worker.idle]
+
+    def _check_kept(self, promise: Promise) -> None:
+        (_, record, _), *_ = self._look([promise])
+        if promise.deleted or promise.lost:
+            return
+        if record is None:
+            require(not promise.accepted, f"{promise.id} was accepted and is lost")
+            return
+        require(record.terminal, f"{promise.id} has not ended: {record}")
+        self.read(promise)
+        promise.reading.check(promise.text, ended=True)
+        late = Reading()
+        late.catch_up(self.gateway_client(), promise.id)
+        late.check(promise.text, ended=True)
+        require(len(late.tokens) == record.completion_tokens, f"who comes late has all: {late.tokens}")
+
+    def _check_leftovers(self) -> None:
+        keys = [key.decode() for key in self.server.redis.keys("*")]
+        left = [k for k in keys if self.server.redis.pttl(k) < 0 and not LEFTOVERS.fullmatch(k) and k != GATEWAYS]
+        require(not left, f"these remain: {left}")
+        assert unacked_key("") == UNACKED_PREFIX
