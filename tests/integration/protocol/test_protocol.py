@@ -20,30 +20,32 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.integration.protocol.operation import ALL, Fate
 from tests.integration.protocol.server import Server
-from tests.integration.protocol.worker import LEASE, Worker
+from tests.integration.protocol.worker import Worker
 from tests.integration.protocol.world import Promise, World
 
-MOST_JOBS, MOST_REQUESTS = 5, 3
+MOST_JOBS, MOST_REQUESTS = 8, 3
 
 commands = st.sampled_from([ALL, 1, 2, 3, 5])
 """How many commands an operation gets to send before it is somebody else's turn."""
 fates = st.sampled_from([Fate.UNSENT, Fate.UNANSWERED])
 which = st.integers(0, 9)
-lengths = st.integers(1, 4)
-threads = st.sampled_from(["boot", "loop", "publisher", "finisher", "reconciler", "engine", "all", "all"])
-works = st.lists(st.tuples(which, threads, commands), max_size=4)
+lengths = st.integers(1, 6)
+ends = st.sampled_from(["cancelled", "deleted", "overdue", "abandoned", "failed"])
+threads = st.sampled_from(["boot", "loop", "publisher", "finisher", "reconciler", "engine", "all", "all", "busy"])
+works = st.tuples(which, st.lists(st.tuples(threads, commands), max_size=6))
 
 Act = TypeVar("Act", bound=Callable[..., None])
 
 
 def happens(**arguments: st.SearchStrategy[Any]) -> Callable[[Act], Act]:
-    """A rule: the workers do this and that, and then it happens."""
+    """A rule: one worker does this and that, and then it happens."""
 
     def decorate(act: Act) -> Act:
         @rule(work=works, **arguments)
         @wraps(act)
-        def step(self: Protocol, work: list[tuple[int, str, int]], **drawn: Any) -> None:
-            for number, thread, commands in work:
+        def step(self: Protocol, work: tuple[int, list[tuple[str, int]]], **drawn: Any) -> None:
+            number, turns = work
+            for thread, commands in turns:
                 self.worker(number).work(thread, commands)
             act(self, **drawn)
 
@@ -71,7 +73,7 @@ class Protocol(RuleBasedStateMachine):
     def takes_requests(self) -> bool:
         return len(self.world.requests) < MOST_REQUESTS
 
-    @initialize(lengths=st.lists(lengths, min_size=1, max_size=3))
+    @initialize(lengths=st.lists(lengths, min_size=2, max_size=4))
     def begin(self, lengths: list[int]) -> None:
         """Some jobs have been accepted, and their clients listen."""
         for length in lengths:
@@ -97,19 +99,6 @@ class Protocol(RuleBasedStateMachine):
 
     @precondition(takes_requests)
     @happens(number=which, commands=commands)
-    def cancel(self, number: int, commands: int) -> None:
-        promise = self.job(number)
-        self.world.request(promise, partial(self.world.cancel, promise), commands)
-
-    @precondition(takes_requests)
-    @happens(number=which, commands=commands)
-    def delete(self, number: int, commands: int) -> None:
-        promise = self.job(number)
-        if promise.accepted and not promise.busy:
-            self.world.request(promise, partial(self.world.delete, promise), commands)
-
-    @precondition(takes_requests)
-    @happens(number=which, commands=commands)
     def read(self, number: int, commands: int) -> None:
         """Look at the log, and follow the channel from then on."""
         promise = self.job(number)
@@ -124,12 +113,23 @@ class Protocol(RuleBasedStateMachine):
     def go_on(self, number: int, commands: int) -> None:
         self.world.go_on(number % len(self.world.requests), commands)
 
-    # Workers
+    @precondition(takes_requests)
+    @happens(number=which, how=ends, commands=commands)
+    def end_early(self, number: int, how: str, commands: int) -> None:
+        """Its client wants it no more, or is gone; its time is up; the engine cannot go on with it."""
+        promise, world = self.job(number), self.world
+        if how == "cancelled":
+            world.request(promise, partial(world.cancel, promise), commands)
+        elif how == "deleted" and promise.accepted and not promise.busy:
+            world.request(promise, partial(world.delete, promise), commands)
+        elif how == "overdue":
+            world.deadline_passes(promise)
+        elif how == "abandoned":
+            world.gateway_dies()
+        elif how == "failed":
+            world.sequence_fails(self.worker(number))
 
-    @happens(number=which)
-    def be_busy(self, number: int) -> None:
-        """Celery's loop is kept from starting what it takes next."""
-        self.worker(number).busy = True
+    # Workers
 
     @happens(number=which, job=which)
     def hint(self, number: int, job: int) -> None:
@@ -162,14 +162,6 @@ class Protocol(RuleBasedStateMachine):
     def engine_dies(self, number: int) -> None:
         self.worker(number).engine.die()
 
-    @happens(number=which)
-    def sequence_fails(self, number: int) -> None:
-        self.world.sequence_fails(self.worker(number))
-
-    @happens()
-    def gateway_dies(self) -> None:
-        self.world.gateway_dies()
-
     @happens()
     def replicate(self) -> None:
         self.world.server.replicate()
@@ -186,17 +178,18 @@ class Protocol(RuleBasedStateMachine):
         if boots := self.world.boots():
             self.world.lease_ends(boots[number % len(boots)])
 
-    @happens(leases=st.sampled_from([1, 2, 4]))
-    def time_passes(self, leases: int) -> None:
-        self.world.server.clock.now += leases * LEASE + 1
+    @happens(number=which)
+    def outlive(self, number: int) -> None:
+        """A lease ends, and the other worker takes over."""
+        worker, other = self.worker(number), self.worker(number + 1)
+        self.world.lease_ends(worker.boot.id.encode())
+        for _ in range(2):
+            other.work("all", ALL)
 
     @happens()
-    def looks_are_due(self) -> None:
-        self.world.looks_are_due()
-
-    @happens(number=which)
-    def deadline_passes(self, number: int) -> None:
-        self.world.deadline_passes(self.job(number))
+    def time_passes(self) -> None:
+        """Enough to look at every job again."""
+        self.world.time_passes()
 
     # Promises
 

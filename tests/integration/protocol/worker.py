@@ -151,7 +151,7 @@ class Worker:
     ) -> None:
         self._said, self._unheld = said, unheld
         self._loop, self._finisher = Client.of(server), Client.of(server)
-        self.busy = False
+        self._busy = False
         """Celery's loop does not get to start what it takes next."""
         self._taken: list[tuple[str, str, Any]] = []
         self._verdicts: deque[tuple[str, str, Verdict]] = deque()
@@ -221,9 +221,12 @@ class Worker:
         """Let so many commands of this thread through: of the turn in which it was stopped, or of a new one."""
         if thread == "engine":
             self.engine.step()
+        elif thread == "busy":
+            self._busy = True
         elif thread == "all":
             for each in ("boot", "loop", "publisher", "engine", "publisher", "finisher", "finisher", "boot"):
-                self.work(each, ALL)
+                if each not in self._operations:  # it has stopped, and others go on
+                    self.work(each, ALL)
         elif operation := self._operations.pop(thread, None):
             self._go(thread, operation, commands)
         elif commands == ALL:
@@ -235,6 +238,11 @@ class Worker:
         operation.go(commands)
         if not operation.done:
             self._operations[thread] = operation
+
+    def go_on(self) -> None:
+        """Every thread that has stopped gets to the end of its turn."""
+        for thread in self.stopped():
+            self.work(thread, ALL)
 
     def stopped(self) -> list[str]:
         """Its threads that are amid a turn."""
@@ -256,8 +264,7 @@ class Worker:
 
     def leave(self) -> None:
         """SIGTERM, and what runs is handed over."""
-        for thread in self.stopped():
-            self.work(thread, ALL)
+        self.go_on()
         self.publisher.draining = True
         self.boot.forget_idle([tag for tag, *_ in self._taken])
         self.inbox.put(self.jobs.hand_over)
@@ -310,9 +317,9 @@ class Worker:
                 self.boot.resync()
                 self.boot.forget_idle(self._tags)
                 self._taken.clear()
-        if not self.busy:
+        if not self._busy:
             self._start()
-        self.busy = False
+        self._busy = False
 
     def _pop(self) -> None:
         ask = self.boot.ask()

@@ -245,6 +245,7 @@ class World:
     def lease_ends(self, boot: bytes) -> None:
         self.mortal.add(boot)
         self.server.redis.zadd(LIVE, {boot: 0}, xx=True)
+        self.server.clock.now += 2 * LEASE + 1  # for a reaper that is quiet
 
     def boots(self) -> list[bytes]:
         """Those with a lease."""
@@ -255,7 +256,8 @@ class World:
         """The jobs that have a record and no end."""
         return [job_id.decode() for job_id in self.server.redis.zrange(OPEN, 0, -1)]
 
-    def looks_are_due(self) -> None:
+    def time_passes(self) -> None:
+        self.server.clock.now += 4 * LEASE
         for job_id in self.open():
             self.server.redis.zadd(OPEN, {job_id: 0})
 
@@ -419,8 +421,7 @@ class World:
         while self.requests:
             self.go_on(0, ALL)
         for worker in self.workers:
-            for thread in worker.stopped():
-                worker.work(thread, ALL)
+            worker.go_on()
         for _ in range(ROUNDS):
             self.check()
             if not self._open():
@@ -432,11 +433,10 @@ class World:
         self._check_leftovers()
 
     def _round(self) -> None:
-        self.server.clock.now += 4 * LEASE
         mine = {worker.boot.id.encode() for worker in self.workers}
         for boot in {*self.boots()} - mine:
             self.lease_ends(boot)
-        self.looks_are_due()
+        self.time_passes()
         for worker in self.workers:
             worker.work("all", ALL)
             worker.work("reconciler", ALL)
