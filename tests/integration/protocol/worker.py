@@ -181,6 +181,7 @@ class Worker:
         boot: Any = Boot(server.url, LEASE)
         client = boot._redis = boot._boots.redis = Client.of(server)
         boot._reaper = Reaper(client, LEASE, server.clock.monotonic)
+        boot._reaper._boots.reap = partial(boot._reaper._boots.reap, most=1)  # it takes several turns
         boot._stop.set()  # its pauses are no pauses
         boot._thread = SimpleNamespace(ident=1, join=lambda _: None)
         boot._hints = SimpleNamespace(stop=lambda: None)
