@@ -96,7 +96,9 @@ class Config:
     max_input_tokens: int = _setting(0, "longest prompt; 0: as the model allows", _whole)
     max_total_tokens: int = _setting(0, "longest prompt and output together; 0: as the model allows", _whole)
     prefill_chunk: int = _setting(256, "most prompt tokens of one step, over all its sequences", _positive)
-    prefill_batch: int = _setting(8, "most sequences in one prefill step", _positive)
+    prefill_batch: int = _setting(
+        0, "most sequences in one prefill step; 0: 8, or 1 where texts are deterministic", _whole
+    )
     layout: str = _setting(
         "auto", "how decode reads KV blocks: auto, gather or flat", _word("auto", "gather", "flat")
     )
@@ -115,6 +117,9 @@ class Config:
         "", "file of the shapes that were run: the next start plans for them; default: none"
     )
     prefix_caching: bool = _setting(True, "begin a prompt with what is known of one that began alike", _flag)
+    deterministic: bool = _setting(
+        False, "the same text whoever runs beside it and wherever it is resumed, at a price", _flag
+    )
     cache_dir: str = _setting("", "where downloaded models are kept; default: the hub's own cache")
     hf_token: str = _setting("", "the hub's access token")
     hf_hub_offline: bool = _setting(False, "never ask the hub, use what is in the cache", _flag)

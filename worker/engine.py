@@ -150,6 +150,13 @@ class Engine:
         """One frame for the whole step, and one for each prompt that is scored."""
         for sequence in settled.scored:
             self.link.send(frames.PromptScored(seq=sequence.seq, logprobs=sequence.scores))
+        for sequence in settled.diverged:
+            print(
+                f"engine: a resumed sequence of {len(sequence.output)} tokens came out otherwise than at first: "
+                "it goes on from those tokens (was it begun by another version, plan or device?)",
+                file=sys.stderr,
+                flush=True,
+            )
         for sequence in settled.ended:
             del self._sequences[sequence.seq]
         if settled.tokens:

@@ -244,6 +244,7 @@ def load_spec(config: Config) -> LoadSpec:
         warm_up_seconds=config.warm_up_seconds,
         histogram=config.histogram,
         prefix_cache=config.prefix_caching,
+        deterministic=config.deterministic,
         cache_dir=config.cache_dir,
         offline=config.hf_hub_offline,
         token=config.hf_token,

@@ -281,7 +281,8 @@ def _limits(spec: LoadSpec, settings: Settings) -> Limits:
         max_input_tokens=spec.max_input_tokens or settings.max_input or total - 1,
         max_total_tokens=total,
         prefill_chunk=spec.prefill_chunk or 256,
-        prefill_batch=spec.prefill_batch or 4,
+        prefill_batch=spec.prefill_batch or (1 if spec.deterministic else 8),
+        deterministic=spec.deterministic,
     )
 
 

@@ -62,7 +62,11 @@ class Sequence:
     ended: bool = False
     """It will not run again, and leaves when none of its steps is on its way."""
     suspect: bool = False
-    """A step that it was part of has raised: it runs by itself until a token of it is sampled."""
+    """A step that it was part of has raised: it runs by itself until a new token of it is sampled."""
+    replay: list[int] = field(default_factory=list)
+    """Deterministic: the tokens that it is known to begin with, computed anew since it last started."""
+    diverged: bool = False
+    """Another token than the known one came out: it starts again from those that are known."""
     turn: int = 0
     """The number of its last decode step."""
 
@@ -99,6 +103,17 @@ class Sequence:
             parent = self.keys[-1] if self.keys else self.root
             self.keys.append(block_key(parent, self.tokens(index * block_size, (index + 1) * block_size)))
         return self.keys[:count]
+
+    @property
+    def replaying(self) -> bool:
+        """Whether its next token is known."""
+        return len(self.output) < len(self.replay)
+
+    def rewind(self) -> None:
+        """Let all its tokens be computed anew, in the shapes that they were computed in; unless that went wrong."""
+        known = [*self.output, *self.replay[len(self.output) :]]
+        self.replay, self.output[:] = ([], known) if self.diverged else (known, [])
+        self.diverged = False
 
     def reset(self) -> None:
         """It holds nothing any more, and would begin from its first token."""
