@@ -59,6 +59,7 @@ bench: $(VENV)/.dev ## What we claim, measured beside peers; prints hardware and
 	$(RUN) bench.engine --minutes 30
 	$(RUN) bench.step
 	$(RUN) bench.differences
+	$(RUN) bench.deterministic
 	$(RUN) bench.gap
 	$(RUN) bench.serve
 	$(RUN) bench.fleet

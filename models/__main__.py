@@ -121,7 +121,9 @@ def plan(given: argparse.Namespace) -> Report:
     dtype = given.dtype or ("float32" if given.device == "cpu" else "bfloat16")
     checkpoint = read_checkpoint(given.model_id, DTYPE_BYTES[dtype])
     limits = _limits(given, machine, checkpoint)
-    histogram = Histogram.load(given.histogram) if given.histogram and not given.deterministic else Histogram()
+    histogram = (
+        Histogram.load(given.histogram) if given.histogram and not given.deterministic else Histogram()
+    )
     view = outlook(limits, CostModel(machine, checkpoint.shape), histogram, given.prior)
     graphs = given.graphs or (
         affordable_graphs(given.warm_up, machine.graph) if given.warm_up else DEFAULT_GRAPHS
