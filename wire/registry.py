@@ -51,6 +51,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     free: int = 0
     """Jobs it would take now."""
+    most_unlogged: int = 0
+    """Tokens of one job that the engine was ahead of its log, at most since the process began."""
     kv_blocks: int = 0
     kv_free: int = 0
     block_size: int = 0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from dataclasses import dataclass, field
 
 from models.prefix import block_key
 from models.step import Sampling
+
+NO_BOUND = sys.maxsize
+"""What a sequence is allowed that waits for nobody."""
 
 
 def _no_blocks() -> array[int]:
@@ -63,6 +67,8 @@ class Sequence:
     """It will not run again, and leaves when none of its steps is on its way."""
     suspect: bool = False
     """A step that it was part of has raised: it runs by itself until a token of it is sampled."""
+    allowed: int = NO_BOUND
+    """Output tokens that it may have before the parent, whose log is to take them, allows more."""
     turn: int = 0
     """The number of its last decode step."""
 
@@ -80,6 +86,11 @@ class Sequence:
     def full(self) -> bool:
         """Whether all the tokens it asked for are sampled."""
         return len(self.output) + self.unread >= self.max_new_tokens
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits, with its slot and blocks, until it is allowed more tokens."""
+        return len(self.output) + self.unread >= self.allowed
 
     @property
     def scoring(self) -> bool:
