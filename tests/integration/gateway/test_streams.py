@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
+from gateway.__main__ import SILENCE
 from gateway.exchange import MAX_UNSENT
 from tests.integration.gateway.client import http, job, submit
-from tests.integration.gateway.conftest import GatewayProcess
+from tests.integration.gateway.conftest import GatewayProcess, sees_worker
 from tests.integration.gateway.fake import FakeWorker
 from tests.support.processes import children, until
 from tests.support.sse import follow, frames
@@ -253,4 +254,36 @@ def test_a_gateway_that_redis_cuts_for_being_too_far_behind_reads_the_logs(
     finally:
         for pid in processes:
             os.kill(pid, signal.SIGCONT)
-        worker.redis.config_set("client-output-buffer-limit", limits)
+        worker.redis.config_set("client-output-buffer-limit", str(limits))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "request_line", ["GET /jobs/{id}/stream HTTP/1.1", "GET /jobs/{id} HTTP/1.1", "GET /liv"]
+)
+def test_clients_that_stop_in_the_middle_keep_no_thread_for_long(
+    redis_url: str, worker: FakeWorker, tmp_path: Path, request_line: str
+) -> None:
+    """Of an answer of 5 MB, or of their own request."""
+    with (
+        GatewayProcess(redis_url, tmp_path / "log", GATEWAY_THREADS="4") as narrow,
+        contextlib.ExitStack() as stack,
+    ):
+        url = sees_worker(narrow)
+        worker.hold()
+        job_id = submit(url, 600).json()["id"]
+        worker.words[job_id] = "x" * 8192
+        worker.takes.set()
+        until(lambda: job(url, job_id)["status"] == "completed", 60, "the end")
+        head = request_line.format(id=job_id) + "\r\nHost: x\r\n\r\n" * request_line.endswith("1.1")
+        for _ in range(8):
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", narrow.port))
+            sock.sendall(head.encode())
+        time.sleep(0.5)
+        assert http.get(url + "/livez", timeout=2 * SILENCE + 100).status_code == 200
+        assert len(events_of(url, job_id)) == 601
+        if job_id in head:
+            assert http.get(url + "/livez", timeout=SILENCE / 2).status_code == 200, "no thread waits at all"
+    assert "Traceback" not in narrow.log.read_text()
