@@ -6,6 +6,8 @@ import argparse
 import logging
 import resource
 import signal
+import socket
+import struct
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +22,9 @@ from gateway.service import Gateway
 CONNECTIONS = 8192
 """Connections that one process serves at once; streams, once detached, are not among them."""
 
+SILENCE = 10
+"""Seconds without a byte, in or out, after which a client that holds a thread is given up."""
+
 
 class Server(BaseApplication):
     """gunicorn with our settings: no file, no environment variable and no command line of its own."""
@@ -33,6 +38,7 @@ class Server(BaseApplication):
         """Hand gunicorn its settings."""
         for name, value in settings(self._config).items():
             self.cfg.set(name, value)
+        self.cfg.set("when_ready", give_up_the_silent)
         self.cfg.set("post_worker_init", drain_on_ctrl_c)
         self.cfg.set("worker_exit", lambda arbiter, worker: self._drain())
 
@@ -66,6 +72,22 @@ def settings(config: Config) -> dict[str, Any]:
         "worker_tmp_dir": str(shared_memory) if shared_memory.is_dir() else None,
         "loglevel": "warning",
     }
+
+
+def give_up_the_silent(arbiter: Any) -> None:
+    """Bound every wait of a request's thread for its client; what the listener says all connections inherit.
+
+    A body gets longer (gateway/body.py), and one that is taken over is waited for by no thread.
+    """
+    seconds = struct.pack("ll", SILENCE, 0)
+    for listener in arbiter.LISTENERS:
+        for wait in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            listener.sock.setsockopt(socket.SOL_SOCKET, wait, seconds)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Not that a client was given up: gunicorn would log a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
 
 
 def drain_on_ctrl_c(worker: Any) -> None:
@@ -106,6 +128,7 @@ def main() -> None:
     except ConfigError as error:
         sys.exit(f"gateway: {error}")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("gunicorn.error").addFilter(is_news)
     raise_file_limit()
     Server(config).run()
 

@@ -29,6 +29,9 @@ MAX_WAIT = 60.0
 POLL_AFTER = 1
 """Retry-After of a job that has not ended, seconds."""
 
+LARGE = 1 << 15
+"""Bytes of an answer that the kernel may not take at once."""
+
 _PREFER = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)")
 
 
@@ -187,6 +190,17 @@ def _finished_stream(gateway: Gateway, job_id: str, after: int) -> Response:
 def blueprint(gateway: Gateway) -> Blueprint:
     """The routes under /jobs."""
     routes = Blueprint("jobs", __name__)
+
+    @routes.after_request
+    def let_go(response: Response) -> Response:
+        """A long text, or all of a stream that has ended, keeps no thread waiting for its reader."""
+        if request.method == "HEAD" or (response.content_length or 0) <= LARGE:
+            return response
+        headers = {name: value for name, value in response.headers if name != "Content-Length"}
+        status, body = response.status_code, response.get_data()
+        return respond(
+            gateway.poller, request.environ, lambda exchange: exchange.answer(status, headers, body)
+        )
 
     def wait(job_id: str, record: Record, early_status: int) -> Response:
         patience = _patience()

@@ -26,6 +26,10 @@ COUNTERS = {"compilations": "Programs built since warm-up; anything but 0 means 
 GAUGES: dict[str, tuple[str, Callable[[WorkerInfo], float]]] = {
     "sagrada_slots": ("Sequences that a worker runs at once.", lambda w: w.slots),
     "sagrada_slots_running": ("Sequences that run now.", lambda w: w.running),
+    "sagrada_unlogged_most": (
+        "Tokens of one job that its log had not taken yet, at most since the worker began.",
+        lambda w: w.most_unlogged,
+    ),
     "sagrada_kv_blocks": ("KV blocks of a worker.", lambda w: w.kv_blocks),
     "sagrada_kv_blocks_free": ("KV blocks that are free.", lambda w: w.kv_free),
     "sagrada_loading_progress": (

@@ -15,6 +15,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
     TimeoutError,
@@ -35,6 +36,7 @@ _ERRORS: dict[str, type[ResponseError] | type[ConnectionError]] = {
     "NOSCRIPT": NoScriptError,
     "READONLY": ReadOnlyError,
     "LOADING": BusyLoadingError,
+    "OOM": OutOfMemoryError,
 }
 
 

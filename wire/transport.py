@@ -11,6 +11,7 @@ tests/unit/queue/test_contract.py holds every internal of kombu that this file r
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -20,13 +21,14 @@ import kombu.transport
 from kombu.transport import redis as stock
 from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from wire.job import DEFAULT_PRIORITY
 from wire.keys import QUEUE_PREFIX, queue_keys
 from wire.owner import Ask, owner, set_owner
 from wire.qos import QoS
 from wire.queue import POP, Delivery, Popped, Record, TaskQueue, pop_args
+from wire.scripts import EVEN_IF_FULL
 
 __all__ = ["Channel", "SecureTransport", "Transport", "backend_url", "broker_url", "is_ours", "set_owner"]
 
@@ -39,6 +41,8 @@ PRIORITY_HEADER, TENANT_HEADER = "sagrada_priority", "sagrada_tenant"
 so a message's `priority` property of 0 is read as 5 for every producer."""
 MAX_REDELIVERIES = 5
 """A message that Celery's consumer raised on so often goes to the list of bad messages."""
+
+_BIND = EVEN_IF_FULL + "for _, key in ipairs(KEYS) do redis.call('SADD', key, ARGV[1]) end"
 
 kombu.transport.TRANSPORT_ALIASES["sagrada"] = "wire.transport:Transport"
 kombu.transport.TRANSPORT_ALIASES["sagradas"] = "wire.transport:SecureTransport"
@@ -262,6 +266,19 @@ class Channel(stock.Channel):
         super().close()
 
     # Management
+
+    @cached_property
+    def _refresh_binding(self) -> Any:
+        return self._create_client().register_script(EVEN_IF_FULL + stock.REFRESH_BINDING)
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        """As kombu. Also in a full Redis: there kombu may not even say again what is bound already."""
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+        except OutOfMemoryError:
+            keys = self.keyprefix_queue % (exchange,), self.keyprefix_binding_permanent % (exchange,)
+            with self.conn_or_acquire() as client:
+                client.eval(_BIND, 2, *keys, self.sep.join([routing_key or "", pattern or "", queue or ""]))
 
     def _get(self, queue: str, timeout: Any = None) -> Any:
         if is_ours(queue):

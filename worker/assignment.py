@@ -77,6 +77,8 @@ class Assignment:
     """Present from the claim on."""
     number: int = 0
     """Its number in the engine; 0: it is not there."""
+    allowed: int = 0
+    """Output tokens that the engine has been told it may have."""
     occupies: bool = True
     """Whether it takes up room: until it has left the engine."""
     suspect: bool = False

@@ -20,6 +20,7 @@ from redis.retry import Retry
 from wire.owner import Ask
 from wire.queue import Boots, Delivery, Popped, TaskQueue
 from worker.deliveries import Deliveries, What
+from worker.eviction import Eviction
 from worker.hints import Hints
 from worker.lease import Lease
 from worker.reaper import Reaper
@@ -84,6 +85,7 @@ class Boot:
         self._lease = Lease(self._boots, lease)
         self._told_id = self._lease.id
         self._reaper = Reaper(self._redis, lease)
+        self._eviction = Eviction(self._redis)
         self._deliveries = Deliveries()
         self._hints = Hints(connect(url, lease), lambda: self.id, lambda job: self.on_hint(job))
         self._queues: set[str] = set()
@@ -264,6 +266,7 @@ class Boot:
             old, self._told_id = self._told_id, self.id
             self._tell(self.on_new_boot, old, self.id)
         if self._reaper.watch(now):
+            self._eviction.look()
             self._reclaim(self._deliveries.foreign(None))  # Redis may have lost the last pops
         elif new:
             self._reclaim(self._deliveries.foreign(self.id))

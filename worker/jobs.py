@@ -42,6 +42,8 @@ class Jobs:
     ) -> None:
         self._desk = Desk(send, made_room)
         self.roster, self.counters = self._desk.roster, self._desk.counters
+        self.most_unlogged = 0
+        """Tokens of one job that the engine was ahead of its log, at most so far."""
         self._ttl, self._clerk, self._made_room = config.result_ttl, clerk, made_room
         self._errands = Errands(clerk)
         self._claims = Claims(config, self._desk, clerk, self._errands, intake)
@@ -141,6 +143,7 @@ class Jobs:
             if assignment is None or assignment.generation is None:
                 continue  # aborted while the step ran
             assignment.generation.push(output.id, output.logprob)
+            self.most_unlogged = max(self.most_unlogged, assignment.generation.unlogged)
             assignment.suspect = False
             self.counters["tokens"] += 1
             if assignment.generation.end:
@@ -189,6 +192,7 @@ class Jobs:
                 self._desk.settle(assignment, by_record(None))
             else:
                 self._claims.refused_by_redis(assignment, fate)
+        self._desk.allow()
 
     def _look(self, assignment: Assignment) -> None:
         self._errands.ask(record_command(assignment.job_id), self._looked, assignment)

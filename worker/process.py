@@ -186,6 +186,7 @@ class WorkerProcess:
             error=self._error,
             running=len(publisher.jobs.roster.in_engine),
             free=self.room(),
+            most_unlogged=publisher.jobs.most_unlogged,
             started=self._started,
             counters=self.counters(),
             **self._model(),

@@ -133,19 +133,19 @@ class Scheduler:
             )
 
     def schedule(self) -> Batch | None:
-        """The next step, or None: nothing is left to run, or the launched steps must be settled first.
+        """The next step, or None: nothing is left to run, or all wait for launched steps or to be allowed more tokens.
 
         Prefill and decode take turns while both have rows: what decodes waits for one chunk at most.
         """
         self._start()
-        alive = [s for s in self._running if not (s.ended or s.full or s.diverged)]
+        alive = [s for s in self._running if not (s.ended or s.full or s.held or s.diverged)]
         prefilling = [s for s in alive if not s.decoding]
         decoding = [s for s in alive if s.decoding]
         if prefilling and not (decoding and self._prefilled):
             self._prefilled = True
             return self._prefill(prefilling)
         self._prefilled = False
-        return self._decode(decoding)
+        return self._decode(decoding) if decoding else None
 
     def settle(self, batch: Batch, outcome: Outcome) -> Settled:
         """Take in what the oldest launched step gave; sequences at their end leave."""

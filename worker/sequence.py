@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from dataclasses import dataclass, field
 
 from models.prefix import block_key
 from models.step import Sampling
+
+NO_BOUND = sys.maxsize
+"""What a sequence is allowed that waits for nobody."""
 
 
 def _no_blocks() -> array[int]:
@@ -67,6 +71,8 @@ class Sequence:
     """Deterministic: the tokens that it is known to begin with, computed anew since it last started."""
     diverged: bool = False
     """Another token than the known one came out: it starts again from those that are known."""
+    allowed: int = NO_BOUND
+    """Output tokens that it may have before the parent, whose log is to take them, allows more."""
     turn: int = 0
     """The number of its last decode step."""
 
@@ -84,6 +90,11 @@ class Sequence:
     def full(self) -> bool:
         """Whether all the tokens it asked for are sampled."""
         return len(self.output) + self.unread >= self.max_new_tokens
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits, with its slot and blocks, until it is allowed more tokens."""
+        return len(self.output) + self.unread >= self.allowed
 
     @property
     def scoring(self) -> bool:

@@ -17,9 +17,11 @@ from sagrada.embedded import EmbeddedServer
 from tests.integration.gateway.client import http, submit
 from tests.integration.gateway.conftest import GatewayProcess, sees_worker
 from tests.integration.gateway.fake import FakeWorker
+from tests.support.full import full
 from tests.support.processes import until
 from tests.support.sse import frames
 from wire.keys import OPEN
+from wire.open import OpenJobs
 
 
 @dataclass
@@ -86,6 +88,26 @@ def test_a_redis_that_hangs_is_answered_for(own: Own) -> None:
         finally:
             child.send_signal(signal.SIGCONT)
         until(lambda: submit(url, 2).status_code == 202, 30, "submission")
+
+
+def test_a_full_redis_is_told_to_those_who_come_and_serves_those_who_are_there(own: Own) -> None:
+    url = own.gateway.url
+    with FakeWorker(own.redis.url) as worker:
+        sees_worker(own.gateway)
+        worker.hold()
+        job_id, jobs = submit(url, 5).json()["id"], OpenJobs(worker.redis)
+        kept = worker.queue.size(), len(jobs)
+        with full(worker.redis):
+            asked = {"inputs": "the cat"}
+            for answer in (submit(url), http.post(url + "/generate", json=asked)):
+                assert is_unavailable(answer) and "maxmemory" in answer.json()["error"]
+                assert int(answer.headers["retry-after"]) > 0
+            assert (worker.queue.size(), len(jobs)) == kept, "nothing was half accepted"
+            assert http.get(f"{url}/jobs/{job_id}").json()["queue_position"]
+            assert http.post(f"{url}/jobs/{job_id}/cancel").json()["status"] == "cancelled"
+            assert http.delete(f"{url}/jobs/{job_id}").status_code == 204
+            assert http.get(url + "/readyz").status_code == 200
+        assert submit(url, 2).status_code == 202
 
 
 def test_a_job_that_cannot_be_queued_is_kept_for_a_reconciler(own: Own) -> None:

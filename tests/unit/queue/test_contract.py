@@ -135,6 +135,18 @@ def test_kombu_cannot_tell_priority_zero_from_none() -> None:
     assert inspect.signature(Producer.publish).parameters["priority"].default == 0
 
 
+def test_a_binding_is_written_where_and_how_we_write_it() -> None:
+    bind = source(stock.Channel._queue_bind)
+    assert "key = self.keyprefix_queue % (exchange,)" in bind
+    assert "self.sep.join([routing_key or '', pattern or '', queue or ''])" in bind
+    assert (
+        "pipe.sadd(key, member)" in bind
+        and "pipe.sadd(self.keyprefix_binding_permanent % (exchange,)" in bind
+    )
+    assert "self._refresh_binding(" in bind
+    assert "register_script(REFRESH_BINDING)" in source(stock.Channel._refresh_binding.func)
+
+
 def test_no_batch_may_bypass_the_put_script() -> None:
     assert "supports_batch_publish" in vars(stock.Channel)
     assert "supports_batch_publish" in vars(stock.Transport)

@@ -31,9 +31,10 @@ from worker.assignment import (
 )
 from worker.clerk import Fate
 from worker.config import Config
+from worker.desk import AHEAD
 from worker.intake import Shop
 from worker.jobs import Jobs
-from worker.link import Abort, Admit, Output, SequenceFailed, Stepped, ToEngine
+from worker.link import Abort, Admit, Allow, Output, SequenceFailed, Stepped, ToEngine
 from worker.pipeline import Away
 from worker.script import write_tokenizer
 
@@ -193,6 +194,26 @@ def test_while_redis_is_away_tokens_are_kept_and_nothing_is_settled(bench: Bench
     bench.clerk.away = False
     bench.jobs.settle_accounts()
     assert isinstance(bench.verdicts["a"], Completed)
+
+
+def test_a_job_may_be_so_far_ahead_of_its_log_and_no_farther(bench: Bench) -> None:
+    bench.clerk.answers["a"] = Claimed(job("a", tokens=1000), 1, 0, "c", ())
+    assignment = bench.take("a")
+
+    def allowed() -> list[int]:
+        return [frame.allowed for frame in bench.sent if isinstance(frame, Admit | Allow)]
+
+    assert allowed() == [AHEAD]
+    bench.clerk.away = True
+    for _ in range(AHEAD):
+        with pytest.raises(Away):
+            bench.step(assignment)
+    assert allowed() == [AHEAD] and bench.jobs.most_unlogged == AHEAD
+    bench.clerk.away = False
+    bench.jobs.settle_accounts()
+    for _ in range(AHEAD):
+        bench.step(assignment)
+    assert allowed() == [AHEAD, 2 * AHEAD, 2 * AHEAD + AHEAD // 2, 3 * AHEAD]
 
 
 def test_an_engine_s_death_returns_its_jobs_as_suspects(bench: Bench) -> None:

@@ -13,7 +13,7 @@ from models.step import Sampling
 from tests.support.scheduling import Lab, expected, sequence
 from worker.scheduler import MOST_PASSED, Refused
 from worker.script import EOS
-from worker.sequence import Sequence
+from worker.sequence import NO_BOUND, Sequence
 
 
 def prompt(length: int, salt: int = 0) -> list[int]:
@@ -332,6 +332,37 @@ def test_a_step_ahead_of_one_that_raised_is_run_again() -> None:
         assert lab.given[each.seq] == expected(each, 10)
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_one_that_waits_to_be_allowed_more_keeps_its_place_and_delays_nobody(depth: int) -> None:
+    lab = Lab(depth=depth, num_blocks=100)
+    held, other = sequence(0, prompt(5), 30, allowed=7), sequence(1, prompt(6, 1), 30)
+    lab.admit(held, other)
+    while lab.step():
+        pass
+    assert (len(lab.given[0]), len(lab.given[1])) == (7, 30)
+    assert lab.scheduler.busy and held.slot is not None and lab.scheduler.schedule() is None
+    slot, blocks = held.slot, list(held.blocks)
+    held.allowed = 9
+    while lab.step():
+        pass
+    assert len(lab.given[0]) == 9 and (held.slot, list(held.blocks)[: len(blocks)]) == (slot, blocks)
+    held.allowed = 30
+    lab.drain()
+    assert lab.given[0] == expected(held, 30)
+
+
+def test_one_that_is_held_can_be_preempted_and_dropped() -> None:
+    lab = Lab(num_blocks=17)
+    older, held = sequence(0, prompt(10), 40), sequence(1, prompt(20, 1), 20, allowed=3)
+    lab.admit(older, held)
+    while lab.step():
+        pass
+    assert lab.given[0] == expected(older, 40) and lab.scheduler.preemptions
+    assert len(lab.given[1]) == 3
+    lab.scheduler.abort(held)
+    lab.drain()
+
+
 def test_a_flat_step_lists_no_more_blocks_than_its_bucket_whoever_shares_them() -> None:
     lab = Lab(layout="flat", num_blocks=16, slots=4)
     lab.admit(sequence(0, prompt(36), 2))
@@ -454,7 +485,8 @@ class Chaos(RuleBasedStateMachine):
     def step(self, count: int) -> None:
         for _ in range(count):
             busy = self.lab.scheduler.busy
-            assert (self.lab.step() is not None) == busy
+            stepped = self.lab.step() is not None
+            assert stepped == busy or (busy and any(each.held for each in self.alive()))
             self.lab.check_books()
 
     @precondition(lambda self: self.alive())
@@ -463,6 +495,17 @@ class Chaos(RuleBasedStateMachine):
         each = data.draw(st.sampled_from(self.alive()))
         self.lab.scheduler.abort(each)
         self.lab.left.append(each.seq)
+
+    @precondition(lambda self: self.alive())
+    @rule(data=st.data(), more=st.integers(0, 5))
+    def allow(self, data: st.DataObject, more: int) -> None:
+        each = data.draw(st.sampled_from(self.alive()))
+        each.allowed = len(each.output) + each.unread + more
+
+    @invariant()
+    def nobody_goes_beyond_what_is_allowed(self) -> None:
+        for each in self.all:
+            assert len(each.output) + each.unread <= each.allowed
 
     def alive(self) -> list[Sequence]:
         return [each for each in self.all if each.seq not in self.lab.left]
@@ -475,6 +518,8 @@ class Chaos(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         unfinished = self.alive()
+        for each in unfinished:
+            each.allowed = NO_BOUND
         self.lab.drain()
         for each in unfinished:
             poisoned = each.prompt == tuple(b"!raise@2")

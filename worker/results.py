@@ -1,0 +1,31 @@
+"""Celery's result backend on Redis, but for one thing: a full Redis takes the results of what it had accepted."""
+
+# mypy: allow-untyped-calls
+# celery is typed in part only.
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.backends.redis import RedisBackend
+from redis.exceptions import OutOfMemoryError
+
+from wire.scripts import EVEN_IF_FULL
+
+SCHEMES = ("redis", "rediss")
+"""Of the result_backend URLs that this backend is for."""
+
+_SET = EVEN_IF_FULL + (
+    "redis.call('SET', KEYS[1], ARGV[1], 'PX', math.floor(ARGV[2] * 1000)) redis.call('PUBLISH', KEYS[1], ARGV[1])"
+)
+
+
+class Results(RedisBackend):
+    """A result that is refused is lost to Celery: its producer would wait for ever."""
+
+    def _set(self, key: str, value: Any, expires: float | None = None) -> None:
+        """As Celery's."""
+        try:
+            super()._set(key, value, expires)
+        except OutOfMemoryError:
+            self.client.eval(_SET, 1, key, value, expires or self.expires)
