@@ -83,6 +83,8 @@ class Assignment:
     """Whether it takes up room: until it has left the engine."""
     suspect: bool = False
     """It was in an engine that died, here or elsewhere, and has added no token since."""
+    alone: bool = False
+    """A suspect that had added nothing in that engine, either: it is tried with no other."""
     connection: int = 0
     """The number of the connection on which its log was last seen to be whole."""
     looked: int = -1

@@ -260,8 +260,8 @@ def test_a_suspect_that_is_cancelled_while_it_waits_is_never_tried(bench: Bench)
     assert (parked in bench.jobs.roster.held, parked.number) == (True, 0), "who has it now is not known yet"
 
 
-def test_suspects_enter_one_by_one_each_after_the_other_s_first_token(bench: Bench) -> None:
-    bench.clerk.answers = {id: Claimed(job(id), 2, 0, "d", (), suspect=True) for id in "abc"}
+def test_suspects_that_must_enter_one_by_one_each_after_the_other_s_first_token(bench: Bench) -> None:
+    bench.clerk.answers = {id: Claimed(job(id), 2, 0, "d", (), suspect=True, alone=True) for id in "abc"}
     suspects = [bench.take(id) for id in "abc"]
     healthy = bench.take("d")
     assert [a.number > 0 for a in (*suspects, healthy)] == [True, False, False, True]
