@@ -127,6 +127,10 @@ class Control:
         said = (f"{slot.script.first_word}:{row.count}" for row, slot in rows)
         self._steps.write(f"{phase} {' '.join(said)}\n")
 
+    def close(self) -> None:
+        """No more steps."""
+        self._steps.close()
+
 
 def _obey(directives: dict[str, float], position: int) -> None:
     if directives.get("raise") == position:
@@ -216,6 +220,8 @@ class ScriptedRunner:
         """Forget everything."""
         self.slots.clear()
         self._tails.clear()
+        if self._control:
+            self._control.close()
 
     def _check_shape(self, step: Step) -> None:
         """The rows must fit their bucket, by the axes of its phase."""
