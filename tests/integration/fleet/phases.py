@@ -75,7 +75,8 @@ class Hall:
 
     def open(self) -> set[str]:
         """Jobs that have not ended."""
-        return {id.decode() for id in self.fleet.redis.zrange(keys.OPEN, 0, -1)}
+        redis: Any = self.fleet.redis
+        return {id.decode() for id in redis.zrange(keys.OPEN, 0, -1)}
 
     def held(self) -> str:
         """All messages that the worker has taken and not acknowledged."""

@@ -6,26 +6,22 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from sagrada.embedded import EmbeddedServer
 from tests.integration.fleet.phases import (
     BLOCK,
     BLOCKS,
     HELD,
     PHASES,
-    SETTINGS,
     Hall,
     body_of,
     hold,
     prompt,
     text,
 )
-from tests.support.fleet import Fleet
 from tests.support.processes import until
 from tests.support.sse import follow, text_of
 from wire.registry import Registry
@@ -77,19 +73,6 @@ def cases() -> Iterator[Any]:
             if WAYS[way].stop != "start_ttl" or phase == "queued":
                 marks = () if (phase, way) in ALWAYS else (pytest.mark.full,)
                 yield pytest.param(phase, way, marks=marks, id=f"{phase}-{way}".replace(" ", "_"))
-
-
-@pytest.fixture(scope="module")
-def hall(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
-    folder = tmp_path_factory.mktemp("hall")
-    (folder / "logs").mkdir()
-    model = f"scripted?control={folder}"
-    with Fleet(redis_server.url, folder / "logs", model=model, env=SETTINGS) as fleet:
-        fleet.redis.flushall()
-        made = Hall(fleet, Path(folder))
-        made.pace(0)
-        fleet.ready()
-        yield made
 
 
 class Client:
