@@ -24,7 +24,7 @@ SETTINGS = {
     "BLOCK_SIZE": str(BLOCK),
     "KV_BLOCKS": str(1 + BLOCKS),
     "MAX_TOTAL_TOKENS": str(BLOCK * BLOCKS),
-    "PREFILL_CHUNK": "128",
+    "PREFILL_CHUNK": "64",
 }
 HELD = 0.15
 """Seconds of a step while a phase is held: long beside the way of a cancellation, so that steps can be counted."""
@@ -113,7 +113,7 @@ def _waits(hall: Hall, name: str, job_id: str) -> bool:
 
 
 def _prefills(hall: Hall, name: str, job_id: str) -> bool:
-    return len(hall.steps_of(name, "prefill")) >= 2
+    return len(hall.steps_of(name, "prefill")) >= 2 and not hall.steps_of(name, "decode")
 
 
 def _decodes(hall: Hall, name: str, job_id: str) -> bool:
@@ -136,17 +136,17 @@ class Phase:
     most_steps: int = 0
     """Steps with it that may be launched once it was stopped."""
     until_reached: float = HELD
-    """Seconds of a step until then."""
+    """Seconds of a step from when it was asked for until then."""
 
 
 PHASES = {
     "queued": Phase(((20, 40),) * (SLOTS + 1), (20, 20), _queued),
     "waiting for a slot": Phase(((20, 40),) * SLOTS, (20, 20), _waits),
     "waiting for blocks": Phase(((600, 40),), (500, 20), _waits),
-    "prefill": Phase(((20, 40),), (900, 20), _prefills, most_steps=1, until_reached=0.08),
+    "prefill": Phase(((20, 40),), (900, 20), _prefills, most_steps=1),
     "decode": Phase(((20, 400),), (20, 400), _decodes, most_steps=3, until_reached=0.01),
     # Both grow by a block in 16 steps; when none is left the younger one gives up all of its own.
-    "preempted": Phase(((600, 400),), (350, 400), _gave_way, until_reached=0.005),
+    "preempted": Phase(((600, 400),), (350, 400), _gave_way, until_reached=0.015),
 }
 
 
@@ -156,7 +156,7 @@ def hold(hall: Hall, phase: Phase, ask: Callable[[str], str]) -> tuple[dict[str,
     `ask` submits the victim of that name; its id.
     """
     number = next(hall.numbers)
-    hall.pace(phase.until_reached)
+    hall.pace(HELD)
     bystanders = {}
     for index, (length, tokens) in enumerate(phase.bystanders):
         name = f"bystander-{number}-{index}"
@@ -164,6 +164,7 @@ def hold(hall: Hall, phase: Phase, ask: Callable[[str], str]) -> tuple[dict[str,
     until(lambda: all(hall.state(id) == "in_progress" for id in bystanders), what="the bystanders")
     victim = f"victim-{number}"
     job_id = ask(victim)
+    hall.pace(phase.until_reached)
     until(lambda: phase.reached(hall, victim, job_id), what="the phase")
     hall.pace(HELD)
     return bystanders, victim, job_id
