@@ -1,4 +1,4 @@
-"""`python -m gateway`: the gateway under gunicorn's threaded worker."""
+"""`python -m gateway`: the gateway under gunicorn's threaded worker (gateway/door.py)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from gunicorn.app.base import BaseApplication
 
 from gateway.app import create_app
 from gateway.config import Config, ConfigError
+from gateway.door import DoorWorker
 from gateway.service import Gateway
 
 CONNECTIONS = 8192
@@ -39,7 +40,7 @@ class Server(BaseApplication):
         for name, value in settings(self._config).items():
             self.cfg.set(name, value)
         self.cfg.set("when_ready", give_up_the_silent)
-        self.cfg.set("post_worker_init", drain_on_ctrl_c)
+        self.cfg.set("post_worker_init", self._listen_to_signals)
         self.cfg.set("worker_exit", lambda arbiter, worker: self._drain())
 
     def load(self) -> Any:
@@ -47,6 +48,11 @@ class Server(BaseApplication):
         app, self._gateway = create_app(self._config)
         self._gateway.start()
         return app
+
+    def _listen_to_signals(self, worker: DoorWorker) -> None:
+        drain_on_ctrl_c(worker)
+        if self._gateway is not None:
+            worker.on_leaving = self._gateway.leave
 
     def _drain(self) -> None:
         if self._gateway is not None:
@@ -59,7 +65,7 @@ def settings(config: Config) -> dict[str, Any]:
     return {
         "bind": f"[{config.host}]:{config.port}" if ":" in config.host else f"{config.host}:{config.port}",
         "proc_name": "sagrada-gateway",
-        "worker_class": "gthread",
+        "worker_class": "gateway.door.DoorWorker",
         "workers": config.gateway_workers,
         "threads": config.gateway_threads,
         "worker_connections": CONNECTIONS,

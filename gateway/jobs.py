@@ -15,7 +15,7 @@ from gateway.detach import respond
 from gateway.errors import EXPIRED
 from gateway.exchange import Exchange
 from gateway.service import Gateway
-from gateway.stream import JSON, SSE, JobStream, Waiting, frame
+from gateway.stream import JSON, RETRY, SSE, JobStream, Waiting, frame
 from wire.errors import JobNotFound, ValidationError
 from wire.events import Event
 from wire.queue import TaskQueue
@@ -183,7 +183,7 @@ def _finished_stream(gateway: Gateway, job_id: str, after: int) -> Response:
     events = Reader(after).from_log(gateway.ledger.read(job_id, after))
     if not events:
         return Response(status=204)
-    body = b"retry: 1000\n\n" + b"".join(frame(event) for event in events)
+    body = RETRY + b"".join(frame(event) for event in events)
     return Response(body, 200, SSE)
 
 
@@ -230,6 +230,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
         after = _after()
         if known(gateway, job_id).terminal:
             return _finished_stream(gateway, job_id, after)
+        if gateway.leaving:
+            return Response(RETRY, 200, SSE)  # an EventSource comes back after an end, but not after an error
         gateway.admit_stream()
         return respond(
             gateway.poller,

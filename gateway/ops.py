@@ -14,7 +14,7 @@ from flask import Blueprint, Response, jsonify, request
 from gateway import errors
 from gateway.fleet import first_model, reason
 from gateway.metrics import CONTENT_TYPE, Requests, Sample, family
-from gateway.service import Gateway
+from gateway.service import LEAVING, Gateway
 from wire.errors import ModelUnavailable
 from wire.queue import TaskQueue
 from wire.registry import WorkerInfo
@@ -148,7 +148,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
     @routes.get("/health")
     def health() -> Response:
         try:
-            why = unready(gateway.fleet.workers())
+            why = LEAVING if gateway.leaving else unready(gateway.fleet.workers())
         except redis.RedisError:
             why = "Redis does not answer"
         if why:
@@ -163,6 +163,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/readyz")
     def readyz() -> Response:
+        if gateway.leaving:
+            raise errors.Unavailable(LEAVING)
         workers = gateway.fleet.workers()
         if why := unready(workers):
             raise ModelUnavailable(why)

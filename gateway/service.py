@@ -18,7 +18,7 @@ from gateway.catchup import CatchUp
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.detach import Poller
-from gateway.errors import TooManyStreams
+from gateway.errors import TooManyStreams, Unavailable
 from gateway.fleet import Fleet
 from gateway.hub import Hub
 from wire.errors import JobNotFound
@@ -37,6 +37,8 @@ CHORES = 4
 
 LEASE = 15.0
 """Seconds that a gateway counts as alive after it was last heard of; then the jobs of its connections are cancelled."""
+
+LEAVING = "the gateway is shutting down; send the request again"
 
 PATIENCE = 60
 """Attempts, a second apart, to cancel a job that nobody wants while Redis is away."""
@@ -62,6 +64,8 @@ class Gateway:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.leaving = False
+        """Nobody can connect any more: who still asks, on a connection kept alive, is not to wait here."""
         self.redis = connect(config)
         self.ledger = Ledger(self.redis, config.result_ttl)
         self.fleet = Fleet(self.redis)
@@ -92,10 +96,12 @@ class Gateway:
     @property
     def has_room(self) -> bool:
         """Whether one more client may wait here."""
-        return len(self.hub) < self.config.max_streams
+        return not self.leaving and len(self.hub) < self.config.max_streams
 
     def admit_stream(self) -> None:
-        """Raise TooManyStreams if this process holds as many as it may."""
+        """Raise TooManyStreams if this process holds as many as it may, Unavailable if it is about to go."""
+        if self.leaving:
+            raise Unavailable(LEAVING)
         if not self.has_room:
             raise TooManyStreams("this gateway holds as many open streams as it may (MAX_STREAMS); try again")
 
@@ -143,11 +149,16 @@ class Gateway:
 
         self.chore(attempt)
 
-    def drain(self) -> None:
-        """End every stream: those that can be resumed at once, bound requests when they are done or time is up."""
+    def leave(self) -> None:
+        """The process is told to go: what can go on elsewhere is ended now, and nothing more is begun that waits."""
+        self.leaving = True
         for subscriber in self.hub.subscribers():
             if not subscriber.bound:
                 subscriber.abandon()
+
+    def drain(self) -> None:
+        """Wait for what is bound to its connection to end, as long as DRAIN_TIMEOUT; what has not is cancelled."""
+        self.leave()  # once more: a stream may have been about to begin
         self._wait(lambda: not len(self.hub), self.config.drain_timeout)
         for subscriber in self.hub.subscribers():
             subscriber.abandon()

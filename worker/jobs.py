@@ -14,7 +14,7 @@ from wire.commands import cancel_command, expire_command, record_command, releas
 from wire.record import parse_record
 from wire.replies import parse_stopped
 from wire.resp import Reply
-from worker.assignment import Assignment, Left, Verdict
+from worker.assignment import Assignment, Left, Returned, Verdict
 from worker.claims import Claims
 from worker.clerk import Clerk, Fate
 from worker.config import Config
@@ -171,14 +171,16 @@ class Jobs:
         """Give everything back: what has ended is finished if Redis can be reached, the rest begins elsewhere."""
         for assignment in self.roster.held:
             self._desk.leave(assignment)
+        verdict: Verdict = Returned()
         try:
             self._write()
             running = [(a, a.generation) for a in self.roster.held if a.generation]
             self._clerk.tell([release_command(a.job_id, g.attempt) for a, g in running])
         except Away:
             log.warning("Redis cannot be reached: the jobs go to others when the lease ends")
+            verdict = Left()
         for assignment in list(self.roster.held):
-            self._desk.settle(assignment, Left())
+            self._desk.settle(assignment, verdict)
 
     def _write(self) -> None:
         for assignment, fate in self._clerk.write(list(self.roster.held)).items():

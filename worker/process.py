@@ -197,6 +197,8 @@ class WorkerProcess:
         ready, stepped, shop = self._publisher.ready, self._publisher.stepped, self._publisher.jobs.shop
         if ready is None or shop is None:
             return {}
+        if not self._publisher.jobs.roster.in_engine:
+            stepped = None  # those that were aborted have left since: no step has said so
         return {
             "revision": ready.revision,
             "device": ready.device,

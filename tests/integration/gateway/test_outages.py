@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,25 @@ def test_a_full_waiting_room(narrow_url: str, worker: FakeWorker) -> None:
     assert refused.json()["error_type"] == "overloaded"
 
 
+def kept_alive(gateway: GatewayProcess) -> HTTPConnection:
+    """A connection that has been used and may be again, as a balancer has them."""
+    connection = HTTPConnection("127.0.0.1", gateway.port, timeout=30)
+    connection.request("GET", "/livez")
+    connection.getresponse().read()
+    return connection
+
+
+def asked_late(connection: HTTPConnection, method: str, path: str, body: str | None = None) -> int | None:
+    """The status of an answer that has come to its end; None: closed already, the client is to connect elsewhere."""
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+    except (ConnectionError, HTTPException):
+        return None
+    assert response.read() and response.headers["Connection"] == "close"
+    return response.status
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_streams_lets_bound_requests_finish_and_exits(
     redis_url: str, worker: FakeWorker, tmp_path: Path, signum: signal.Signals
@@ -153,10 +173,14 @@ def test_a_signal_ends_streams_lets_bound_requests_finish_and_exits(
         threads = [threading.Thread(target=work) for work in (generate, wait)]
         for thread in threads:
             thread.start()
+        kept = [kept_alive(gateway) for _ in range(3)]
         with http.stream("GET", f"{gateway.url}/jobs/{job_id}/stream") as response:
             until(lambda: len(worker.running) == 2, 30, "both jobs")
             gateway.process.send_signal(signum)
             assert [e for _, e in frames(response)] == [], "the stream is ended, to be resumed elsewhere"
+        assert asked_late(kept[0], "GET", "/readyz") in (503, None)
+        assert asked_late(kept[1], "POST", "/generate", '{"inputs": "the cat"}') in (503, None)
+        assert asked_late(kept[2], "GET", f"/jobs/{job_id}/stream") in (200, None)
         threads[1].join(30)
         assert got["wait"].status_code == 200 and got["wait"].json()["status"] == "in_progress"
         with pytest.raises(OSError, match="refused"):
