@@ -10,7 +10,7 @@ from celery.worker.request import Request
 
 from wire.errors import SagradaError
 from wire.keys import TASK_NAME
-from wire.transport import backend_url, broker_url
+from wire.transport import backend_settings, broker_url
 from worker.assignment import Completed
 from worker.config import Config, load
 from worker.pool import outcomes
@@ -85,7 +85,7 @@ def settings(config: Config) -> dict[str, Any]:
     """Celery's configuration."""
     return {
         "broker_url": broker_url(config.redis_url),
-        "result_backend": backend_url(config.redis_url),
+        **backend_settings(config.redis_url),
         "result_expires": config.result_ttl,
         # Any producer's message is read, and every producer reads the result: JSON is Celery's default for both.
         "accept_content": ["json", "msgpack"],

@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from wire.owner import Ask
 from wire.queue import Boots, Delivery, Popped, TaskQueue
+from wire.redis_url import client
 from worker.deliveries import Deliveries, What
 from worker.eviction import Eviction
 from worker.hints import Hints
@@ -55,7 +56,7 @@ class Stats:
 def connect(url: str, lease: float) -> Redis:
     """A client that never retries by itself: a retry would hide that Redis was away."""
     wait = max(1.0, lease / 2)
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=wait, socket_connect_timeout=wait)
+    return client(url, retry=Retry(NoBackoff(), 0), socket_timeout=wait, socket_connect_timeout=wait)
 
 
 def _nothing(*_: object) -> None:
