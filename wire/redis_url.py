@@ -110,7 +110,7 @@ def parse(url: str) -> SentinelUrl:
     nodes: list[tuple[str, int]] = []
     for part in url.split(";"):
         parts = urlsplit(part)
-        if parts.scheme != "sentinel" or not parts.hostname:
+        if parts.scheme != "sentinel" or not parts.hostname or "," in parts.hostname:
             raise ValueError(f"every part of a sentinel URL is a URL with a host: {FORM}")
         nodes.append((unquote(parts.hostname), _port(parts, SENTINEL_PORT)))
         for name, value in _statements(parts):

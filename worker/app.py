@@ -17,6 +17,9 @@ from worker.pool import outcomes
 from worker.process import WorkerProcess
 from worker.results import SCHEMES
 
+SILENCE = 5
+"""Seconds that Celery's connections wait for a Redis that says nothing before they are made anew."""
+
 
 class QuietRequest(Request):
     """A producer's message may describe its arguments for people: they are prompts, and nobody's business."""
@@ -104,7 +107,15 @@ def settings(config: Config) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "broker_transport_options": {"socket_timeout": 30, "socket_keepalive": True},
+        # A Redis whose machine is gone says nothing any more, not even that it is gone.
+        "broker_transport_options": {
+            "socket_timeout": SILENCE,
+            "socket_connect_timeout": SILENCE,
+            "health_check_interval": SILENCE,
+            "socket_keepalive": True,
+        },
+        "redis_socket_timeout": SILENCE,
+        "redis_socket_connect_timeout": SILENCE,
         "redis_socket_keepalive": True,
         "redis_retry_on_timeout": True,
         # A result that is not stored is a producer that waits for ever: the finisher tries until Redis is back.

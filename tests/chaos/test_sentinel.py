@@ -1,20 +1,26 @@
-"""Sentinels that promote the replica when the master dies: streams are exact, submissions go on, nothing is stuck."""
+"""Sentinels that promote the replica: streams are exact, submissions go on, nothing is stuck."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from celery import Celery
 
+from tests.chaos.test_failover import try_to_submit
 from tests.chaos.test_processes import MODEL, ids_of, nothing_left, submit
 from tests.support.fleet import Fleet
 from tests.support.processes import until
-from tests.support.sentinels import Sentinels
+from tests.support.sentinels import NAME, Sentinels
 from tests.support.sse import follow
+
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture
@@ -23,42 +29,121 @@ def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
         yield running
 
 
-def fleet_on(url: str, logs: Path) -> Fleet:
+@pytest.fixture
+def fleet(sentinels: Sentinels, tmp_path: Path) -> Iterator[Fleet]:
+    logs = tmp_path / "logs"
     logs.mkdir()
-    return Fleet(url, logs, model=MODEL, workers=2, env={"SERVED_MODEL_NAME": "scripted"})
+    with Fleet(
+        sentinels.url(), logs, model=MODEL, workers=2, env={"SERVED_MODEL_NAME": "scripted"}
+    ) as running:
+        yield running.ready()
 
 
 def submit_at_last(fleet: Fleet, number: int) -> str:
-    """As a client that tries again when it is told 503: for a minute at most."""
-
-    def accepted() -> str | None:
-        body = {"inputs": f"prompt {number}", "parameters": {"max_new_tokens": 20, "ignore_eos": True}}
-        answer = httpx.post(f"{fleet.url}/jobs", json=body, timeout=30)
-        assert answer.status_code in (202, 503), answer.text
-        return str(answer.json()["id"]) if answer.status_code == 202 else None
-
-    return str(until(accepted, 60, "a submission to be accepted"))
+    """As a client that tries again when it is told 503."""
+    return str(until(lambda: try_to_submit(fleet, number), 60, "a submission to be accepted"))
 
 
-def test_a_killed_master(sentinels: Sentinels, tmp_path: Path) -> None:
-    with fleet_on(sentinels.url(), tmp_path / "logs") as fleet, ThreadPoolExecutor(20) as readers:
-        fleet.ready()
-        undisturbed = [readers.submit(follow, fleet.url, submit(fleet, n)) for n in range(20)]
-        expected = [ids_of(stream.result()) for stream in undisturbed]
-        jobs = [submit(fleet, n) for n in range(20)]
-        streams = [readers.submit(follow, fleet.url, job) for job in jobs]
+def all_completed(fleet: Fleet, jobs: list[str]) -> bool:
+    def status(job: str) -> str:
+        return str(httpx.get(f"{fleet.url}/jobs/{job}", params={"wait": 60}, timeout=90).json()["status"])
+
+    return {status(job) for job in jobs} == {"completed"}
+
+
+class Crowd:
+    """Twenty streams of jobs that have run once before: what they bring now can be compared."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet, self._readers = fleet, ThreadPoolExecutor(20)
+        self._expected = self._run()()
+
+    def start(self) -> None:
+        """Begin again, and be in the middle of it."""
+        self._finish = self._run()
         time.sleep(0.5)
+
+    def is_exact(self) -> bool:
+        return bool(self._finish() == self._expected)
+
+    def _run(self) -> Any:
+        jobs = [submit(self._fleet, number) for number in range(20)]
+        streams = [self._readers.submit(follow, self._fleet.url, job) for job in jobs]
+        return lambda: [ids_of(stream.result()) for stream in streams]
+
+
+def plain_producer(sentinels: Sentinels) -> Celery:
+    """An application that knows nothing of Sagrada: Celery's own settings for sentinels."""
+    known = {"master_name": NAME}
+    changes = {"broker_transport_options": known, "result_backend_transport_options": known}
+    url = sentinels.url().partition("?")[0]
+    return Celery(broker=url, backend=url, set_as_current=False, changes=changes)
+
+
+def send(app: Celery, count: int) -> list[str]:
+    """Tasks of various lengths."""
+    return [
+        app.send_task(
+            "sagrada.generate",
+            queue="sagrada.scripted",
+            kwargs={"inputs": "a", "parameters": {"max_new_tokens": 30 + 10 * n, "ignore_eos": True}},
+        ).id
+        for n in range(count)
+    ]
+
+
+def results_stored(fleet: Fleet, tasks: list[str]) -> bool:
+    return bool(fleet.redis.exists(*(f"celery-task-meta-{task}" for task in tasks)) == len(tasks))
+
+
+def test_a_killed_master(sentinels: Sentinels, fleet: Fleet) -> None:
+    crowd = Crowd(fleet)
+    crowd.start()
+    with plain_producer(sentinels) as producer:
+        tasks = send(producer, 10)
+        time.sleep(0.1)
+        new = sentinels.replica
+        sentinels.master.kill()
+        later = [submit_at_last(fleet, number) for number in range(20, 25)]
+        assert sentinels.master is new
+        assert crowd.is_exact()
+        assert all_completed(fleet, later)
+        tasks += send(producer, 2)
+        until(lambda: results_stored(fleet, tasks), 60, "every task's result")
+        until(lambda: nothing_left(fleet), 15, "every message to be acked")
+
+
+def test_a_master_that_hangs_and_comes_back(sentinels: Sentinels, fleet: Fleet) -> None:
+    """It says nothing, its connections stay open; then it takes itself for the master until it is told otherwise."""
+    crowd = Crowd(fleet)
+    with plain_producer(sentinels) as producer:
+        tasks = send(producer, 10)
+        crowd.start()
+        old, new = sentinels.master, sentinels.replica
+        assert old.child is not None
+        old.child.send_signal(signal.SIGSTOP)
+        sentinels.promoted(new)
+        later = [submit_at_last(fleet, number) for number in range(20, 25)]
+        assert crowd.is_exact()
+        assert all_completed(fleet, later)
+        old.child.send_signal(signal.SIGCONT)
+        while sentinels.info(old, "replication")["role"] == "master":
+            later.append(submit_at_last(fleet, 20 + len(later)))
+            time.sleep(0.2)
+        assert all_completed(fleet, later)
+        until(lambda: results_stored(fleet, tasks), 60, "every task's result")
+        until(lambda: nothing_left(fleet), 60, "every message to be acked")
+
+
+def test_two_failovers_and_a_sentinel_s_death(sentinels: Sentinels, fleet: Fleet) -> None:
+    crowd = Crowd(fleet)
+    sentinels.kill_sentinel(0)
+    for _ in range(2):
+        crowd.start()
         old, new = sentinels.master, sentinels.replica
         old.kill()
-        t = time.monotonic()
-        later = [submit_at_last(fleet, n) for n in range(20, 25)]
-        print("submitted", time.monotonic() - t)
-        assert sentinels.master is new
-        assert [ids_of(stream.result()) for stream in streams] == expected
-        print("streams", time.monotonic() - t)
-        for job in later:
-            answer = httpx.get(f"{fleet.url}/jobs/{job}", params={"wait": 30}, timeout=60)
-            assert answer.json()["status"] == "completed", answer.text
-        print("later", time.monotonic() - t)
-        until(lambda: nothing_left(fleet), 15, "every message to be acked")
-        print("left", time.monotonic() - t)
+        sentinels.promoted(new)
+        assert crowd.is_exact()
+        old.start()
+        until(lambda old=old: sentinels.follows(old), 60, "the old master to follow the new")  # type: ignore[misc]
+    until(lambda: nothing_left(fleet), 15, "every message to be acked")

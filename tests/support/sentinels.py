@@ -38,6 +38,7 @@ class Sentinels:
         `login`: user and password by which the sentinels come to the servers, and the test to the sentinels.
         """
         self.folder, self._lines, self._login = folder, lines, login
+        flags = (*flags, "--repl-diskless-sync-delay", "0")  # nobody else will want the same copy
         self.servers = [EmbeddedServer(folder / "a", flags=flags)]
         follows = ("--replicaof", "127.0.0.1", str(self.servers[0].port))
         self.servers.append(EmbeddedServer(folder / "b", flags=(*flags, *follows)))
@@ -54,9 +55,11 @@ class Sentinels:
         try:
             for server in self.servers:
                 server.start()
+            until(lambda: self.follows(self.servers[1]), 60, "the replica to be in step", despite=RedisError)
             for port in self.ports:
                 self._start_sentinel(port)
-            until(self._in_step, 60, "replica and sentinels to be in step", despite=RedisError)
+            knows = self._knows_all
+            until(lambda: all(map(knows, self.ports)), 60, "the sentinels to know all", despite=RedisError)
         except BaseException:
             self.__exit__()
             raise
@@ -87,9 +90,21 @@ class Sentinels:
 
         def is_master() -> bool:
             names = {port: self._master_of(port) for port in self.ports}
-            return set(names.values()) == {server.port} and self.info(server, "replication")["role"] == "master"
+            return (
+                set(names.values()) == {server.port} and self.info(server, "replication")["role"] == "master"
+            )
 
         until(is_master, within, "the replica to be promoted", despite=RedisError)
+
+    def follows(self, server: EmbeddedServer) -> bool:
+        """Whether it is a replica that is in step."""
+        found = self.info(server, "replication")
+        return found["role"] == "slave" and found["master_link_status"] == "up"
+
+    def caught_up(self, replica: EmbeddedServer) -> bool:
+        """Whether it has all that the master has written."""
+        there = self.info(self.servers[1 - self.servers.index(replica)], "replication")["master_repl_offset"]
+        return bool(self.info(replica, "replication")["master_repl_offset"] >= there)
 
     def info(self, server: EmbeddedServer, section: str) -> dict[str, Any]:
         with self._client(server.port) as client:
@@ -122,10 +137,6 @@ class Sentinels:
         config = folder / "sentinel.conf"
         config.write_text("\n".join(lines) + "\n")
         self._sentinels.append(spawn([str(find_server()), str(config), "--sentinel"]))
-
-    def _in_step(self) -> bool:
-        linked = self.info(self.servers[1], "replication")["master_link_status"] == "up"
-        return linked and all(map(self._knows_all, self.ports))
 
     def _knows_all(self, port: int) -> bool:
         with self._ask(port) as sentinel:
