@@ -269,5 +269,80 @@ class Boot:
             old, self._told_id = self._told_id, self.id
             self._tell(self.on_new_boot, old, self.id)
         if self._reaper.watch(now):
+            self._eviction.look()
             self._hints.listen_anew()
             self._tell(self.on_redis_changed)
+            self._reclaim(self._deliveries.foreign(None))  # Redis may have lost the last pops
+        elif new:
+            self._reclaim(self._deliveries.foreign(self.id))
+        self._reap()
+        for queue in list(self._queues):
+            self._absorb(TaskQueue(self._redis, queue))
+        self._tell(self.on_tick, now)
+
+    def _reap(self) -> None:
+        declared, restored = self._reaper.reap()
+        self.stats.reaped += len(declared)
+        self.stats.restored += restored
+        if declared or restored:
+            log.warning("reaped %s: %d messages are queued again", ", ".join(declared) or "none", restored)
+
+    def _reclaim(self, wanted: list[Delivery]) -> None:
+        elsewhere: list[str] = []
+        for start in range(0, len(wanted), BATCH):
+            some = wanted[start : start + BATCH]
+            won = self._boots.reclaim(self.id, some)
+            if won is None:  # lost again: the next tick finds a new id, and reclaims for it
+                self._next_tick = 0.0
+                return
+            self._deliveries.move((d for d, mine in zip(some, won, strict=True) if mine), self.id)
+            elsewhere += [d.task for d, mine in zip(some, won, strict=True) if not mine]
+        self.stats.reclaimed += len(wanted) - len(elsewhere)
+        self.stats.elsewhere += len(elsewhere)
+        if elsewhere:
+            self._tell(self.on_elsewhere, elsewhere)
+
+    def _absorb(self, queue: TaskQueue) -> None:
+        """So that a plain producer's job has a position even while nobody has room."""
+        for _ in range(20):
+            moved, refused = queue.absorb(BATCH)
+            self.stats.refused += refused
+            if refused:
+                log.warning("%d bad messages in %s were set aside", refused, queue.name)
+            if moved < BATCH:
+                return
+
+    def _flush(self) -> bool:
+        """Tell Redis the oldest notices; raises before they are forgotten. Whether there were any."""
+        notices = self._deliveries.notices(BATCH)
+        if not notices:
+            return False
+        of = {what: [n.delivery for n in notices if n.what == what] for what in {n.what for n in notices}}
+        if acks := of.get("ack"):
+            # Reclaimed between the ack and now: then it lies in the new boot's hash.
+            moved = [replace(d, boot=self.id) for d in acks if d.boot != self.id]
+            self._boots.ack(acks + moved)
+        if restores := of.get("restore"):
+            self._boots.restore(restores)
+        if refusals := of.get("refuse"):
+            self._boots.refuse(refusals)
+        if late := of.get("reclaim"):
+            self._reclaim(late)
+        self._deliveries.told(len(notices))
+        return True
+
+    def _flush_within(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                if not self._flush():
+                    return
+            except RedisError:
+                time.sleep(0.05)
+        log.warning("some acks could not be told to Redis: their jobs may be delivered again")
+
+    def _tell(self, callback: Callable[..., None], *args: object) -> None:
+        try:
+            callback(*args)
+        except Exception:  # the lease must not depend on what is made of the news
+            log.exception("a callback of the boot failed")

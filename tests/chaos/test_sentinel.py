@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import httpx
 import pytest
 from celery import Celery
 
+from sagrada.embedded import free_port
 from tests.chaos.test_failover import try_to_submit
 from tests.chaos.test_processes import MODEL, ids_of, nothing_left, submit
 from tests.support.fleet import Fleet
@@ -101,8 +106,8 @@ def test_a_killed_master(sentinels: Sentinels, fleet: Fleet) -> None:
     crowd.start()
     with plain_producer(sentinels) as producer:
         tasks = send(producer, 10)
-        time.sleep(0.1)
         new = sentinels.replica
+        until(lambda: sentinels.caught_up(new), 30, "the replica to have heard of them")
         sentinels.master.kill()
         later = [submit_at_last(fleet, number) for number in range(20, 25)]
         assert sentinels.master is new
@@ -127,23 +132,63 @@ def test_a_master_that_hangs_and_comes_back(sentinels: Sentinels, fleet: Fleet) 
         assert crowd.is_exact()
         assert all_completed(fleet, later)
         old.child.send_signal(signal.SIGCONT)
-        while sentinels.info(old, "replication")["role"] == "master":
+
+        def submits_until_it_follows() -> bool:
             later.append(submit_at_last(fleet, 20 + len(later)))
             time.sleep(0.2)
+            return sentinels.follows(old)
+
+        until(submits_until_it_follows, 60, "the old master to follow the new")
         assert all_completed(fleet, later)
         until(lambda: results_stored(fleet, tasks), 60, "every task's result")
         until(lambda: nothing_left(fleet), 60, "every message to be acked")
 
 
-def test_two_failovers_and_a_sentinel_s_death(sentinels: Sentinels, fleet: Fleet) -> None:
+def test_planned_failovers(sentinels: Sentinels, fleet: Fleet) -> None:
+    """There and back, by two of three sentinels: a master that lives on writes for a while, then refuses to."""
     crowd = Crowd(fleet)
     sentinels.kill_sentinel(0)
     for _ in range(2):
-        crowd.start()
         old, new = sentinels.master, sentinels.replica
-        old.kill()
+        crowd.start()
+        sentinels.fail_over()
         sentinels.promoted(new)
         assert crowd.is_exact()
-        old.start()
-        until(lambda old=old: sentinels.follows(old), 60, "the old master to follow the new")  # type: ignore[misc]
+        until(partial(sentinels.follows, old), 60, "the old master to follow the new")
     until(lambda: nothing_left(fleet), 15, "every message to be acked")
+
+
+def test_up_serves_through_a_failover(sentinels: Sentinels, tmp_path: Path) -> None:
+    """`sagrada up` with sentinels in REDIS_URL, and a password that it tells nobody."""
+    port, output = free_port(), tmp_path / "output"
+    url, data = f"http://127.0.0.1:{port}", str(tmp_path / "data")
+    env = {**os.environ, "REDIS_URL": sentinels.url(query="&sentinel_password=hush")}
+    command = [
+        sys.executable,
+        "-m",
+        "sagrada",
+        "up",
+        "--model-id",
+        MODEL,
+        "--port",
+        str(port),
+        "--data-dir",
+        data,
+    ]
+    with output.open("wb") as said:
+        up = subprocess.Popen(command, env=env, stdout=said, stderr=said)
+    try:
+        until(lambda: "Ctrl-C drains and stops." in output.read_text() or up.poll() is not None)
+        body = {"inputs": "a", "parameters": {"max_new_tokens": 100, "ignore_eos": True}}
+        job = httpx.post(f"{url}/jobs", json=body, timeout=30).json()["id"]
+        new = sentinels.replica
+        until(lambda: sentinels.caught_up(new), 30, "the replica to have heard of it")
+        sentinels.master.kill()
+        assert len(follow(url, job)) == 101
+        again = until(lambda: httpx.post(f"{url}/generate", json=body, timeout=60).status_code == 200, 60)
+        assert again and sentinels.master is new
+    finally:
+        up.send_signal(signal.SIGINT)
+    assert up.wait(60) == 0
+    logs = [output, *(tmp_path / "data" / "logs").iterdir()]
+    assert sentinels.url() in output.read_text() and not any("hush" in log.read_text() for log in logs)

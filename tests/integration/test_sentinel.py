@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from kombu import Connection
+from kombu.connection import Connection
 from redis.exceptions import ConnectionError, RedisError
 
 from sagrada.embedded import free_port

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,12 +32,14 @@ class Sentinels:
         flags: Sequence[str] = (),
         lines: Sequence[str] = (),
         login: tuple[str, str] | None = None,
+        prepare: Callable[[EmbeddedServer], None] = lambda server: None,
     ) -> None:
         """`flags` are the servers', `lines` are added to each sentinel's configuration.
 
-        `login`: user and password by which the sentinels come to the servers, and the test to the sentinels.
+        `login`: the test's own user and password, on all of them. `prepare` is called with each server that has
+        started.
         """
-        self.folder, self._lines, self._login = folder, lines, login
+        self.folder, self._lines, self._login, self._prepare = folder, lines, login, prepare
         flags = (*flags, "--repl-diskless-sync-delay", "0")  # nobody else will want the same copy
         self.servers = [EmbeddedServer(folder / "a", flags=flags)]
         follows = ("--replicaof", "127.0.0.1", str(self.servers[0].port))
@@ -55,6 +57,7 @@ class Sentinels:
         try:
             for server in self.servers:
                 server.start()
+                self._prepare(server)
             until(lambda: self.follows(self.servers[1]), 60, "the replica to be in step", despite=RedisError)
             for port in self.ports:
                 self._start_sentinel(port)
@@ -85,6 +88,11 @@ class Sentinels:
         """The other one."""
         return next(server for server in self.servers if server is not self.master)
 
+    def fail_over(self) -> None:
+        """As an administrator does while the master lives."""
+        with self._ask(self.ports[0]) as sentinel:
+            sentinel.execute_command("SENTINEL", "FAILOVER", NAME)
+
     def promoted(self, server: EmbeddedServer, within: float = 60) -> None:
         """Wait until every sentinel names this server, and it is a master."""
 
@@ -99,7 +107,7 @@ class Sentinels:
     def follows(self, server: EmbeddedServer) -> bool:
         """Whether it is a replica that is in step."""
         found = self.info(server, "replication")
-        return found["role"] == "slave" and found["master_link_status"] == "up"
+        return bool(found["role"] == "slave" and found["master_link_status"] == "up")
 
     def caught_up(self, replica: EmbeddedServer) -> bool:
         """Whether it has all that the master has written."""
@@ -131,9 +139,6 @@ class Sentinels:
             f"sentinel failover-timeout {NAME} 10000",
             *self._lines,
         ]
-        if self._login:
-            user, password = self._login
-            lines += [f"sentinel auth-user {NAME} {user}", f"sentinel auth-pass {NAME} {password}"]
         config = folder / "sentinel.conf"
         config.write_text("\n".join(lines) + "\n")
         self._sentinels.append(spawn([str(find_server()), str(config), "--sentinel"]))

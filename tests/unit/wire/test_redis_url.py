@@ -121,7 +121,8 @@ def test_how_it_is_spoken_to(url: str, kind: type, wanted: dict[str, Any], block
     assert {name: found.get(name) for name in wanted} == wanted
     assert made.max_connections == 7
     if issubclass(kind, SSLConnection):
-        assert made.make_connection().cert_reqs == ssl.CERT_REQUIRED
+        connection: Any = made.make_connection()
+        assert connection.cert_reqs == ssl.CERT_REQUIRED
 
 
 def test_a_raw_connection_without_a_sentinel_that_answers_is_refused_soon() -> None:
