@@ -15,7 +15,7 @@ from worker.assignment import Completed
 from worker.config import Config, load
 from worker.pool import outcomes
 from worker.process import WorkerProcess
-from worker.results import SCHEMES
+from worker.results import BACKENDS
 
 SILENCE = 5
 """Seconds that Celery's connections wait for a Redis that says nothing before they are made anew."""
@@ -63,7 +63,7 @@ class App(Celery):
         self.config = config
         self.process: WorkerProcess | None = None
         """Set by the pool; None in a process that only sends."""
-        self.loader.override_backends = dict.fromkeys(SCHEMES, "worker.results:Results")
+        self.loader.override_backends = dict(BACKENDS)
         self.conf.update(settings(config))
         self.register_task(GenerateTask())
 
