@@ -26,6 +26,7 @@ from wire.ledger import Ledger
 from wire.open import Gateways, spread
 from wire.queue import TaskQueue
 from wire.record import Record
+from wire.redis_url import client
 
 log = logging.getLogger("sagrada.gateway")
 
@@ -46,8 +47,9 @@ PATIENCE = 60
 
 def connect(config: Config) -> redis.Redis:
     """A client whose every call ends soon: bounded pool, bounded waits, one retry on a stale connection."""
-    pool = redis.BlockingConnectionPool.from_url(
+    return client(
         config.redis_url,
+        blocking=True,
         max_connections=config.gateway_threads + CHORES + 4,
         timeout=1,
         socket_timeout=REDIS_TIMEOUT,
@@ -56,7 +58,6 @@ def connect(config: Config) -> redis.Redis:
         retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
         decode_responses=False,
     )
-    return redis.Redis(connection_pool=pool)
 
 
 class Gateway:

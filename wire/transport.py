@@ -15,9 +15,10 @@ from functools import cached_property
 from queue import Empty
 from time import monotonic
 from typing import Any
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import kombu.transport
+import redis
 from kombu.transport import redis as stock
 from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -28,9 +29,18 @@ from wire.keys import QUEUE_PREFIX, queue_keys
 from wire.owner import Ask, owner, set_owner
 from wire.qos import QoS
 from wire.queue import POP, Delivery, Popped, Record, TaskQueue, pop_args
+from wire.redis_url import address, asking, check, is_sentinel, leaving, parse
 from wire.scripts import EVEN_IF_FULL
 
-__all__ = ["Channel", "SecureTransport", "Transport", "backend_url", "broker_url", "is_ours", "set_owner"]
+__all__ = [
+    "Channel",
+    "SecureTransport",
+    "Transport",
+    "backend_settings",
+    "broker_url",
+    "is_ours",
+    "set_owner",
+]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +56,7 @@ _BIND = EVEN_IF_FULL + "for _, key in ipairs(KEYS) do redis.call('SADD', key, AR
 
 kombu.transport.TRANSPORT_ALIASES["sagrada"] = "wire.transport:Transport"
 kombu.transport.TRANSPORT_ALIASES["sagradas"] = "wire.transport:SecureTransport"
+kombu.transport.TRANSPORT_ALIASES["sagrada-sentinel"] = "wire.sentinel:SentinelTransport"
 
 
 def is_ours(queue: str) -> bool:
@@ -59,7 +70,11 @@ def _priority_of(properties: Any, headers: Any) -> int:
 
 
 def broker_url(redis_url: str) -> str:
-    """Celery's broker URL for a Redis URL: redis://, rediss:// or unix://."""
+    """Celery's broker URL for a Redis URL."""
+    if is_sentinel(redis_url):
+        first = address(*parse(redis_url).nodes[0])
+        # The whole of it goes as the password: that is what kombu hides, in logs and from `celery inspect`.
+        return f"sagrada-sentinel://:{quote(redis_url, safe='')}@{first}/"
     parts = urlsplit(redis_url)
     if parts.scheme == "unix":
         db = parse_qs(parts.query).get("db", ["0"])[0]
@@ -67,19 +82,40 @@ def broker_url(redis_url: str) -> str:
         return f"sagrada+socket://{auth}{parts.path}?virtual_host={db}"
     schemes = {"redis": "sagrada", "rediss": "sagradas", "sagrada": "sagrada", "sagradas": "sagradas"}
     if parts.scheme not in schemes:
-        raise ValueError(f"a Redis URL starts with redis://, rediss:// or unix://, not {parts.scheme}://")
+        check(redis_url)
     return urlunsplit(parts._replace(scheme=schemes[parts.scheme]))
 
 
-def backend_url(redis_url: str) -> str:
-    """Celery's URL of the same Redis as a result backend: it wants to be told to check certificates, and how."""
+def backend_settings(redis_url: str) -> dict[str, Any]:
+    """Celery's settings for the same Redis as a result backend."""
+    if is_sentinel(redis_url):
+        return _sentinel_backend(redis_url)
     parts = urlsplit(redis_url)
+    url = redis_url
     if parts.scheme == "unix":
-        return broker_url(redis_url).replace("sagrada+socket://", "redis+socket://", 1)
-    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
+        url = broker_url(redis_url).replace("sagrada+socket://", "redis+socket://", 1)
+    elif parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
+        # Celery wants to be told to check certificates.
         query = "&".join(filter(None, (parts.query, "ssl_cert_reqs=required")))
-        return urlunsplit(parts._replace(query=query))
-    return redis_url
+        url = urlunsplit(parts._replace(query=query))
+    return {"result_backend": url}
+
+
+def _sentinel_backend(redis_url: str) -> dict[str, Any]:
+    said = parse(redis_url)
+    login = ":".join(quote(said.login.get(name, ""), safe="") for name in ("username", "password"))
+    # Celery takes login and database from the first, and is not sure to hide what stands in the others.
+    first, *others = [f"sentinel://{address(*node)}/{said.db}" for node in said.nodes]
+    settings: dict[str, Any] = {
+        "result_backend": ";".join([first.replace("//", f"//{login}@", 1) if said.login else first, *others]),
+        "result_backend_transport_options": {
+            "master_name": said.master_name,
+            "sentinel_kwargs": asking(said),
+        },
+    }
+    if said.tls:
+        settings["redis_backend_use_ssl"] = {"ssl_cert_reqs": "required", **said.tls}
+    return settings
 
 
 class Channel(stock.Channel):
@@ -87,6 +123,8 @@ class Channel(stock.Channel):
 
     QoS = QoS
     supports_batch_publish = False  # kombu's PublishBatch would LPUSH past the put script
+    connection_class: Any = leaving(redis.Connection)
+    connection_class_ssl: Any = leaving(redis.SSLConnection)
 
     _in_poll: Any = False  # kombu's: the connection that a reply is due on
     _brpop_sent_at: Any = None  # kombu's, for its health check

@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from wire.owner import Ask
 from wire.queue import Boots, Delivery, Popped, TaskQueue
+from wire.redis_url import client
 from worker.deliveries import Deliveries, What
 from worker.eviction import Eviction
 from worker.hints import Hints
@@ -55,7 +56,7 @@ class Stats:
 def connect(url: str, lease: float) -> Redis:
     """A client that never retries by itself: a retry would hide that Redis was away."""
     wait = max(1.0, lease / 2)
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=wait, socket_connect_timeout=wait)
+    return client(url, retry=Retry(NoBackoff(), 0), socket_timeout=wait, socket_connect_timeout=wait)
 
 
 def _nothing(*_: object) -> None:
@@ -76,6 +77,8 @@ class Boot:
         """Each lease tick, with Redis's time in ms."""
         self.on_hint: Callable[[str], None] = _nothing
         """Somebody wants this job id looked at again: it was cancelled."""
+        self.on_redis_changed: Callable[[], None] = _nothing
+        """Redis restarted, or another server took its place; or it may have."""
         self.on_new_boot: Callable[[str, str], None] = _nothing
         """(old id, new id): the lease was lost and the process goes on under a new id."""
         self.on_elsewhere: Callable[[list[str]], None] = _nothing
@@ -267,6 +270,8 @@ class Boot:
             self._tell(self.on_new_boot, old, self.id)
         if self._reaper.watch(now):
             self._eviction.look()
+            self._hints.listen_anew()
+            self._tell(self.on_redis_changed)
             self._reclaim(self._deliveries.foreign(None))  # Redis may have lost the last pops
         elif new:
             self._reclaim(self._deliveries.foreign(self.id))

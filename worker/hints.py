@@ -24,11 +24,16 @@ class Hints:
     def __init__(self, redis: Redis, boot: Callable[[], str], on_hint: Callable[[str], None]) -> None:
         self._redis, self._boot, self._on_hint = redis, boot, on_hint
         self._stop = threading.Event()
+        self._round = 0
         self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
 
     def start(self) -> None:
         """Listen until stop()."""
         self._thread.start()
+
+    def listen_anew(self) -> None:
+        """Soon, over a new connection: a server whose machine is gone never closes the old one."""
+        self._round += 1
 
     def stop(self) -> None:
         """End the thread; waits for it."""
@@ -45,9 +50,10 @@ class Hints:
                 log.exception("a hint could not be handled")
 
     def _listen(self, boot: str) -> None:
+        now = self._round
         with PubSub(self._redis.connection_pool, ignore_subscribe_messages=True) as pubsub:
             pubsub.subscribe(boot_channel(boot))
-            while not self._stop.is_set() and self._boot() == boot:
+            while not self._stop.is_set() and (self._boot(), self._round) == (boot, now):
                 message = pubsub.get_message(timeout=PAUSE)
                 if message:
                     self._on_hint(message["data"].decode())

@@ -70,6 +70,7 @@ class WorkerProcess:
         self.boot.on_tick = self._tick
         self.boot.on_hint = lambda job_id: self._publisher.look_at([job_id])
         self.boot.on_elsewhere = self._publisher.look_at
+        self.boot.on_redis_changed = self._publisher.connect_anew
         self.boot.on_new_boot = self._new_boot
 
     def _make_publisher(self, made_room: Callable[[], None]) -> Publisher:

@@ -105,6 +105,10 @@ class Publisher:
         """A lease tick, at Redis time `now` in ms."""
         self._inbox.put(partial(self.jobs.tick, now))
 
+    def connect_anew(self) -> None:
+        """Leave the connection: an idle one may still lead to a server that is the master no more."""
+        self._inbox.put(self._pipeline.close)
+
     def new_boot(self) -> None:
         """The boot id has changed."""
         self._inbox.put(self.jobs.doubt_all)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
 from redis.exceptions import OutOfMemoryError
 
 from wire.scripts import EVEN_IF_FULL
 
-SCHEMES = ("redis", "rediss")
-"""Of the result_backend URLs that this backend is for."""
+BACKENDS = {
+    "redis": "worker.results:Results",
+    "rediss": "worker.results:Results",
+    "sentinel": "worker.results:SentinelResults",
+}
+"""Scheme of a result_backend URL → the class that this module has for it."""
 
 _SET = EVEN_IF_FULL + (
     "redis.call('SET', KEYS[1], ARGV[1], 'PX', math.floor(ARGV[2] * 1000)) redis.call('PUBLISH', KEYS[1], ARGV[1])"
@@ -29,3 +33,7 @@ class Results(RedisBackend):
             super()._set(key, value, expires)
         except OutOfMemoryError:
             self.client.eval(_SET, 1, key, value, expires or self.expires)
+
+
+class SentinelResults(Results, SentinelBackend):
+    """The same by way of the sentinels."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 
 from sagrada.embedded import EmbeddedServer
 from tests.integration.gateway.client import http, submit
@@ -109,6 +110,29 @@ def test_a_full_redis_is_told_to_those_who_come_and_serves_those_who_are_there(o
             assert http.delete(f"{url}/jobs/{job_id}").status_code == 204
             assert http.get(url + "/readyz").status_code == 200
         assert submit(url, 2).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("harm", "mend"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        (("CONFIG", "SET", "min-replicas-to-write", "1"), ("CONFIG", "SET", "min-replicas-to-write", "0")),
+    ],
+    ids=["demoted", "without replicas"],
+)
+def test_a_redis_that_takes_no_writes(own: Own, harm: tuple[str, ...], mend: tuple[str, ...]) -> None:
+    url = own.gateway.url
+    with Redis.from_url(own.redis.url) as admin:
+        worker = FakeWorker(own.redis.url)
+        worker.publish()
+        sees_worker(own.gateway)
+        admin.execute_command(*harm)
+        try:
+            assert is_unavailable(submit(url)) and is_unavailable(submit(url))
+        finally:
+            admin.execute_command(*mend)
+        until(lambda: submit(url).status_code == 202, 30, "submission")
+        worker.registry.remove(worker.boot)
 
 
 def test_a_job_that_cannot_be_queued_is_kept_for_a_reconciler(own: Own) -> None:

@@ -212,7 +212,7 @@ def test_broker_urls(redis: str, broker: str) -> None:
     ],
 )
 def test_celery_s_result_backend_is_the_same_redis(redis: str, wanted: dict[str, Any]) -> None:
-    with Celery(backend=transport.backend_url(redis), set_as_current=False) as app:
+    with Celery(set_as_current=False, changes=transport.backend_settings(redis)) as app:
         options = app.backend.connparams
     assert {name: options.get(name) for name in wanted} == wanted
 
