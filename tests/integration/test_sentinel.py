@@ -16,8 +16,9 @@ from tests.support.processes import until
 from tests.support.proxy import CERTIFICATE, Proxy
 from tests.support.sentinels import NAME, Sentinels
 from wire import redis_url
+from wire.backend import backend_settings
 from wire.resp import RespConnection
-from wire.transport import backend_settings, broker_url
+from wire.transport import broker_url
 
 
 @pytest.fixture(scope="module")

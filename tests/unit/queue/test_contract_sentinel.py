@@ -17,6 +17,7 @@ from redis.exceptions import ConnectionError, ReadOnlyError, ResponseError
 from redis.sentinel import SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection
 
 from wire import sentinel, transport
+from wire.backend import backend_settings
 from wire.redis_url import Sentinels, client, leaving, parse, sentinels
 
 URL = "sentinel://u:hush@a:1;sentinel://b:2/3?master_name=m&sentinel_password=hush"
@@ -48,7 +49,7 @@ def test_nothing_that_kombu_and_celery_show_holds_a_secret() -> None:
         {name: value for name, value in connection.info().items() if name != "password"}
     )
     with Celery(set_as_current=False) as app:
-        app.conf.update(broker_url=transport.broker_url(URL), **transport.backend_settings(URL))
+        app.conf.update(broker_url=transport.broker_url(URL), **backend_settings(URL))
         assert "hush" not in repr(app.conf.table(with_defaults=False, censored=True))
         assert "hush" not in app.backend.as_uri()
     assert "hush" not in repr(parse(URL))
@@ -119,7 +120,7 @@ def test_a_connection_to_who_cannot_write_is_left(said: Exception, raised: type[
 
 @pytest.mark.parametrize("url", [URL, TLS], ids=["plain", "TLS"])
 def test_celery_s_result_backend_asks_the_same_sentinels(url: str) -> None:
-    with Celery(set_as_current=False, changes=transport.backend_settings(url)) as app:
+    with Celery(set_as_current=False, changes=backend_settings(url)) as app:
         backend = app.backend
         assert isinstance(backend, SentinelBackend)
         pool = backend._get_pool(**backend.connparams)
