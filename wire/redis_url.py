@@ -101,6 +101,22 @@ def pool(url: str, *, blocking: bool = False, **options: Any) -> ConnectionPool:
     return made
 
 
+def ask_for_master(client: Redis) -> tuple[str, int] | None:
+    """Who the sentinels of this client say is the master now; None where there are none, or none that knows.
+
+    Connections to another server are closed, at once or after use. One that was replaced while it lived takes itself
+    for the master until it is told otherwise: for ten seconds all that is still written to it is lost.
+    """
+    known = client.connection_pool
+    if not isinstance(known, SentinelConnectionPool):
+        return None
+    try:
+        master: tuple[str, int] = known.get_master_address()
+        return master
+    except MasterNotFoundError:
+        return None
+
+
 # Sentinels
 
 

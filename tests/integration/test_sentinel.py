@@ -66,6 +66,23 @@ def test_servers_over_tls(sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch)
                 client.ping()
 
 
+@pytest.mark.full
+def test_a_master_that_was_replaced_while_it_lives_is_left(sentinels: Sentinels) -> None:
+    """It keeps its connections, and takes itself for the master for a while."""
+    new = sentinels.replica
+    with redis_url.client(sentinels.url()) as client:
+        client.ping()
+        sentinels.fail_over()
+        sentinels.promoted(new)
+        assert redis_url.ask_for_master(client) == ("127.0.0.1", new.port)
+        assert client.info("server")["tcp_port"] == new.port
+    with redis_url.client(f"redis://127.0.0.1:{new.port}") as client:
+        assert redis_url.ask_for_master(client) is None
+    with redis_url.client(f"sentinel://127.0.0.1:{free_port()}?master_name=m") as client:
+        assert redis_url.ask_for_master(client) is None
+    until(lambda: sentinels.follows(sentinels.replica), 60, "the old master to follow the new")
+
+
 def test_a_failover(sentinels: Sentinels) -> None:
     """Connections made before it break, and lead to the new master when they are made again; nothing else happens."""
     url = sentinels.url(db=3)
