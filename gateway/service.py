@@ -26,7 +26,7 @@ from wire.ledger import Ledger
 from wire.open import Gateways, spread
 from wire.queue import TaskQueue
 from wire.record import Record
-from wire.redis_url import client
+from wire.redis_url import ask_for_master, client
 
 log = logging.getLogger("sagrada.gateway")
 
@@ -40,6 +40,9 @@ LEASE = 15.0
 """Seconds that a gateway counts as alive after it was last heard of; then the jobs of its connections are cancelled."""
 
 LEAVING = "the gateway is shutting down; send the request again"
+
+WATCH = 2.0
+"""Seconds between two questions to the sentinels, if there are any, who the master is."""
 
 PATIENCE = 60
 """Attempts, a second apart, to cancel a job that nobody wants while Redis is away."""
@@ -79,6 +82,7 @@ class Gateway:
         )
         self._chores = ThreadPoolExecutor(CHORES, thread_name_prefix="chore")
         self._gateways = Gateways(self.redis)
+        self._master: tuple[str, int] | None = None
 
     def start(self) -> None:
         """Start the threads; once per process, after the fork."""
@@ -89,10 +93,19 @@ class Gateway:
         self.hub.start()
         self._live()
         self.clock.every(LEASE / 3, self._live)
+        self.clock.every(WATCH, lambda: self.chore(self._watch))
 
     def _live(self) -> None:
         """Renew this process's lease, soon."""
         self.chore(lambda: self._gateways.renew(self.admission.gateway_id, LEASE))
+
+    def _watch(self) -> None:
+        """Follow the sentinels, if there are any, to another master."""
+        before, master = self._master, ask_for_master(self.redis)
+        self._master = master or before
+        if before is not None and self._master != before:
+            log.warning("the sentinels name another master")
+            self.hub.connect_anew()
 
     @property
     def has_room(self) -> bool:

@@ -101,6 +101,22 @@ def pool(url: str, *, blocking: bool = False, **options: Any) -> ConnectionPool:
     return made
 
 
+def ask_for_master(client: Redis) -> tuple[str, int] | None:
+    """Who the sentinels of this client say is the master now; None where there are none, or none that knows.
+
+    Connections to another server are closed, at once or after use. One that was replaced while it lived takes itself
+    for the master until it is told otherwise: for ten seconds all that is still written to it is lost.
+    """
+    known = client.connection_pool
+    if not isinstance(known, SentinelConnectionPool):
+        return None
+    try:
+        master: tuple[str, int] = known.get_master_address()
+        return master
+    except MasterNotFoundError:
+        return None
+
+
 # Sentinels
 
 
@@ -253,7 +269,8 @@ class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
 @cache
 def leaving(kind: type[Any]) -> type[Any]:
     """A connection class like `kind` that leaves a server which cannot write: the next connect finds who can."""
-    return type(kind.__name__, (_Leaving, kind), {})
+    ours = (_Leaving, _Asking) if issubclass(kind, SentinelManagedConnection) else (_Leaving,)
+    return type(kind.__name__, (*ours, kind), {})
 
 
 class _Leaving:
@@ -269,3 +286,16 @@ class _Leaving:
                 raise
             self.disconnect()  # type: ignore[attr-defined]
             raise ConnectionError(f"this Redis takes no writes now: {error}") from error
+
+
+class _Asking:
+    """Of a connection to a master. redis-py's asks the sentinels in connect(), but a command that finds it closed, as
+    every retry does, connects it again to where it was: a master that hung would take what its successor should have.
+    """
+
+    def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        """As redis-py's, to the master of now."""
+        connection: Any = self
+        if not connection.is_connected:
+            connection.connect()
+        super().send_packed_command(*args, **kwargs)  # type: ignore[misc]

@@ -29,14 +29,13 @@ from wire.keys import QUEUE_PREFIX, queue_keys
 from wire.owner import Ask, owner, set_owner
 from wire.qos import QoS
 from wire.queue import POP, Delivery, Popped, Record, TaskQueue, pop_args
-from wire.redis_url import address, asking, check, is_sentinel, leaving, parse
+from wire.redis_url import address, check, is_sentinel, leaving, parse
 from wire.scripts import EVEN_IF_FULL
 
 __all__ = [
     "Channel",
     "SecureTransport",
     "Transport",
-    "backend_settings",
     "broker_url",
     "is_ours",
     "set_owner",
@@ -84,38 +83,6 @@ def broker_url(redis_url: str) -> str:
     if parts.scheme not in schemes:
         check(redis_url)
     return urlunsplit(parts._replace(scheme=schemes[parts.scheme]))
-
-
-def backend_settings(redis_url: str) -> dict[str, Any]:
-    """Celery's settings for the same Redis as a result backend."""
-    if is_sentinel(redis_url):
-        return _sentinel_backend(redis_url)
-    parts = urlsplit(redis_url)
-    url = redis_url
-    if parts.scheme == "unix":
-        url = broker_url(redis_url).replace("sagrada+socket://", "redis+socket://", 1)
-    elif parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
-        # Celery wants to be told to check certificates.
-        query = "&".join(filter(None, (parts.query, "ssl_cert_reqs=required")))
-        url = urlunsplit(parts._replace(query=query))
-    return {"result_backend": url}
-
-
-def _sentinel_backend(redis_url: str) -> dict[str, Any]:
-    said = parse(redis_url)
-    login = ":".join(quote(said.login.get(name, ""), safe="") for name in ("username", "password"))
-    # Celery takes login and database from the first, and is not sure to hide what stands in the others.
-    first, *others = [f"sentinel://{address(*node)}/{said.db}" for node in said.nodes]
-    settings: dict[str, Any] = {
-        "result_backend": ";".join([first.replace("//", f"//{login}@", 1) if said.login else first, *others]),
-        "result_backend_transport_options": {
-            "master_name": said.master_name,
-            "sentinel_kwargs": asking(said),
-        },
-    }
-    if said.tls:
-        settings["redis_backend_use_ssl"] = {"ssl_cert_reqs": "required", **said.tls}
-    return settings
 
 
 class Channel(stock.Channel):

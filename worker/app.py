@@ -8,9 +8,10 @@ from celery import Celery, signals
 from celery.app.task import Task
 from celery.worker.request import Request
 
+from wire.backend import backend_settings
 from wire.errors import SagradaError
 from wire.keys import TASK_NAME
-from wire.transport import backend_settings, broker_url
+from wire.transport import broker_url
 from worker.assignment import Completed
 from worker.config import Config, load
 from worker.pool import outcomes

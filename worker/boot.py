@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -19,7 +20,7 @@ from redis.retry import Retry
 
 from wire.owner import Ask
 from wire.queue import Boots, Delivery, Popped, TaskQueue
-from wire.redis_url import client
+from wire.redis_url import ask_for_master, client
 from worker.deliveries import Deliveries, What
 from worker.eviction import Eviction
 from worker.hints import Hints
@@ -90,7 +91,12 @@ class Boot:
         self._reaper = Reaper(self._redis, lease)
         self._eviction = Eviction(self._redis)
         self._deliveries = Deliveries()
-        self._hints = Hints(connect(url, lease), lambda: self.id, lambda job: self.on_hint(job))
+        self._hints = Hints(
+            connect(url, lease),
+            lambda: self.id,
+            lambda job: self.on_hint(job),
+            partial(ask_for_master, self._redis),
+        )
         self._queues: set[str] = set()
         self._resync = False
         self._away = False

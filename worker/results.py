@@ -1,4 +1,6 @@
-"""Celery's result backend on Redis, but for one thing: a full Redis takes the results of what it had accepted."""
+"""Celery's result backend on Redis, but for two things: a full Redis takes the results of what it had accepted, and
+a server that cannot write, or is no master any more, is left.
+"""
 
 # mypy: allow-untyped-calls
 # celery is typed in part only.
@@ -10,6 +12,7 @@ from typing import Any
 from celery.backends.redis import RedisBackend, SentinelBackend
 from redis.exceptions import OutOfMemoryError
 
+from wire.redis_url import leaving
 from wire.scripts import EVEN_IF_FULL
 
 BACKENDS = {
@@ -33,6 +36,12 @@ class Results(RedisBackend):
             super()._set(key, value, expires)
         except OutOfMemoryError:
             self.client.eval(_SET, 1, key, value, expires or self.expires)
+
+    def _get_pool(self, **params: Any) -> Any:
+        """As Celery's."""
+        pool = super()._get_pool(**params)
+        pool.connection_class = leaving(pool.connection_class)
+        return pool
 
 
 class SentinelResults(Results, SentinelBackend):

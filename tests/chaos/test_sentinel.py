@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from celery import Celery
+from redis import Redis
 
 from sagrada.embedded import free_port
 from tests.chaos.test_failover import try_to_submit
@@ -24,6 +25,7 @@ from tests.support.fleet import Fleet
 from tests.support.processes import until
 from tests.support.sentinels import NAME, Sentinels
 from tests.support.sse import follow
+from wire.keys import job_key
 
 pytestmark = pytest.mark.full
 
@@ -154,7 +156,17 @@ def test_planned_failovers(sentinels: Sentinels, fleet: Fleet) -> None:
         sentinels.fail_over()
         sentinels.promoted(new)
         assert crowd.is_exact()
+        with Redis.from_url(new.url) as client:
+
+            def arrives(client: Redis = client) -> bool:
+                return bool(client.exists(job_key(submit_at_last(fleet, 30))))
+
+            until(arrives, 60, "the gateway to follow")
+        later = [submit_at_last(fleet, number) for number in range(20, 25)]
+        assert all_completed(fleet, later)
         until(partial(sentinels.follows, old), 60, "the old master to follow the new")
+        assert all_completed(fleet, later)
+        until(lambda: httpx.get(fleet.url + "/readyz").status_code == 200, 60, "the workers to be back")
     until(lambda: nothing_left(fleet), 15, "every message to be acked")
 
 

@@ -16,8 +16,9 @@ from tests.support.processes import until
 from tests.support.proxy import CERTIFICATE, Proxy
 from tests.support.sentinels import NAME, Sentinels
 from wire import redis_url
+from wire.backend import backend_settings
 from wire.resp import RespConnection
-from wire.transport import backend_settings, broker_url
+from wire.transport import broker_url
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,24 @@ def test_servers_over_tls(sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch)
         with redis_url.client(sentinels.url(query="&ssl_cert_reqs=required")) as client:
             with pytest.raises(ConnectionError, match="certificate"):
                 client.ping()
+
+
+@pytest.mark.full
+def test_a_master_that_was_replaced_while_it_lives_is_left(sentinels: Sentinels) -> None:
+    """It keeps its connections, and takes itself for the master for a while."""
+    new = sentinels.replica
+    with redis_url.client(sentinels.url()) as client:
+        client.ping()
+        sentinels.fail_over()
+        sentinels.promoted(new)
+        # The sentinels hear of it from each other.
+        until(lambda: redis_url.ask_for_master(client) == ("127.0.0.1", new.port), 30, "the new master")
+        assert client.info("server")["tcp_port"] == new.port
+    with redis_url.client(f"redis://127.0.0.1:{new.port}") as client:
+        assert redis_url.ask_for_master(client) is None
+    with redis_url.client(f"sentinel://127.0.0.1:{free_port()}?master_name=m") as client:
+        assert redis_url.ask_for_master(client) is None
+    until(lambda: sentinels.follows(sentinels.replica), 60, "the old master to follow the new")
 
 
 def test_a_failover(sentinels: Sentinels) -> None:

@@ -183,7 +183,7 @@ def test_many_jobs_of_mixed_lengths_all_end_right(office: Office) -> None:
     assert office.serving()[0].counters["compilations"] == 0
 
 
-FLEET = {"live", "workers", "q:sagrada.scripted:bell", "q:sagrada.scripted:taken", "q:sagrada.scripted:bad"}
+FLEET = {"live", "workers", "gateways", *(f"q:sagrada.scripted:{part}" for part in ("bell", "taken", "bad"))}
 """What stays in Redis where no job is left, and does not grow with their number (see wire/keys.py)."""
 
 

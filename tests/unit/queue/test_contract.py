@@ -24,6 +24,7 @@ from kombu.transport import virtual
 
 from wire import owner as owners
 from wire import transport
+from wire.backend import backend_settings
 from wire.job import MAX_PRIORITY
 from wire.keys import DEAD, LIVE, OPEN, QUEUE_PREFIX, queue_keys, unacked_key
 from wire.owner import Ask, Owner
@@ -212,7 +213,7 @@ def test_broker_urls(redis: str, broker: str) -> None:
     ],
 )
 def test_celery_s_result_backend_is_the_same_redis(redis: str, wanted: dict[str, Any]) -> None:
-    with Celery(set_as_current=False, changes=transport.backend_settings(redis)) as app:
+    with Celery(set_as_current=False, changes=backend_settings(redis)) as app:
         options = app.backend.connparams
     assert {name: options.get(name) for name in wanted} == wanted
 

@@ -9,7 +9,6 @@ import kombu.transport
 import pytest
 import redis.sentinel
 from celery import Celery
-from celery.backends.redis import SentinelBackend
 from celery.worker.consumer.connection import Connection as ConnectionStep
 from kombu.connection import Connection
 from kombu.transport import redis as stock
@@ -17,7 +16,9 @@ from redis.exceptions import ConnectionError, ReadOnlyError, ResponseError
 from redis.sentinel import SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection
 
 from wire import sentinel, transport
+from wire.backend import backend_settings
 from wire.redis_url import Sentinels, client, leaving, parse, sentinels
+from worker.results import BACKENDS, SentinelResults
 
 URL = "sentinel://u:hush@a:1;sentinel://b:2/3?master_name=m&sentinel_password=hush"
 TLS = URL + "&ssl_ca_certs=/ca&sentinel_ssl=true"
@@ -31,6 +32,15 @@ def unconnected(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A channel of ours as it is before its first connection."""
     monkeypatch.setattr(redis.Redis, "ping", lambda self: True)
     return Connection(transport.broker_url(url), transport_options={"socket_timeout": 7}).channel()
+
+
+def backend_pool(url: str) -> Any:
+    """The connections of the result backend that a worker has."""
+    with Celery(set_as_current=False, changes=backend_settings(url)) as app:
+        app.loader.override_backends = dict(BACKENDS)
+        backend = app.backend
+        assert isinstance(backend, SentinelResults)
+        return backend._get_pool(**backend.connparams)
 
 
 def test_a_broker_url_is_one_string_and_survives_kombu() -> None:
@@ -48,7 +58,7 @@ def test_nothing_that_kombu_and_celery_show_holds_a_secret() -> None:
         {name: value for name, value in connection.info().items() if name != "password"}
     )
     with Celery(set_as_current=False) as app:
-        app.conf.update(broker_url=transport.broker_url(URL), **transport.backend_settings(URL))
+        app.conf.update(broker_url=transport.broker_url(URL), **backend_settings(URL))
         assert "hush" not in repr(app.conf.table(with_defaults=False, censored=True))
         assert "hush" not in app.backend.as_uri()
     assert "hush" not in repr(parse(URL))
@@ -77,16 +87,22 @@ def test_a_channel_s_pools_ask_our_sentinels(url: str, kind: type, monkeypatch: 
 def test_redis_py_asks_before_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def nobody(self: Sentinels, service_name: str) -> tuple[str, int]:
+    def nobody(self: object, service_name: str) -> tuple[str, int]:
         asked.append(service_name)
         return "127.0.0.1", 1
 
-    monkeypatch.setattr(Sentinels, "discover_master", nobody)
+    for kind in (Sentinels, redis.sentinel.Sentinel):
+        monkeypatch.setattr(kind, "discover_master", nobody)
     with client(URL) as made:
         for _ in range(2):
             with pytest.raises(ConnectionError, match="127.0.0.1:1"):
                 made.ping()
     assert asked == ["m", "m"]
+    asked.clear()
+    for pool in (made.connection_pool, backend_pool(URL)):
+        with pytest.raises(ConnectionError, match="127.0.0.1:1"):
+            pool.make_connection().send_command("PING")
+    assert asked == ["m"] * 2, "and before a command that finds its connection closed, as after a timeout"
     assert "connection_pool" in source(SentinelManagedConnection.__init__), "what RespConnection passes on"
     assert "self.sentinel_manager.discover_master(" in source(redis.sentinel.SentinelConnectionPoolProxy)
     assert issubclass(SentinelConnectionPool, redis.ConnectionPool)
@@ -119,10 +135,9 @@ def test_a_connection_to_who_cannot_write_is_left(said: Exception, raised: type[
 
 @pytest.mark.parametrize("url", [URL, TLS], ids=["plain", "TLS"])
 def test_celery_s_result_backend_asks_the_same_sentinels(url: str) -> None:
-    with Celery(set_as_current=False, changes=transport.backend_settings(url)) as app:
-        backend = app.backend
-        assert isinstance(backend, SentinelBackend)
-        pool = backend._get_pool(**backend.connparams)
+    pool = backend_pool(url)
+    assert issubclass(pool.connection_class, SentinelManagedConnection)
+    assert issubclass(pool.connection_class, redis.SSLConnection) is (url is TLS)
     options, asking = pool.connection_kwargs, pool.sentinel_manager.sentinel_kwargs
     nodes = [node.connection_pool.connection_kwargs for node in pool.sentinel_manager.sentinels]
     assert [(node["host"], node["port"]) for node in nodes] == [("a", 1), ("b", 2)]
