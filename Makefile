@@ -42,8 +42,10 @@ test: $(VENV)/.dev ## Everything that needs no card, within 12 minutes on 2 core
 test-all: $(VENV)/.dev $(OLD)/.dev ## The full matrix, both transformers; writes docs/test-all.txt
 	bash tests/report.sh $(VENV) $(OLD) $(REPORT)
 
-chaos: $(VENV)/.dev ## Clients, and faults by a seed, for as long as you like: make chaos MINUTES=10 SEED=1
+chaos: $(VENV)/.dev ## A storm of clients and faults, frozen workers, an overload: make chaos MINUTES=10 SEED=1
 	$(RUN) tests.chaos.storm --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
+	$(RUN) tests.chaos.frozen --jobs 1000 --seed $(or $(SEED),1)
+	$(RUN) tests.chaos.overload --seconds 60 --times 5
 
 lint: $(VENV)/.dev ## ruff, and mypy --strict over the rooms, tests and bench
 	$(RUN) ruff check .
@@ -59,9 +61,11 @@ bench: $(VENV)/.dev ## What we claim, measured beside peers; prints hardware and
 	$(RUN) bench.engine --minutes 30
 	$(RUN) bench.step
 	$(RUN) bench.differences
+	$(RUN) bench.deterministic
 	$(RUN) bench.gap
 	$(RUN) bench.serve
 	$(RUN) bench.fleet
+	$(RUN) bench.recovery
 	$(RUN) bench.start
 	$(RUN) bench.padding
 

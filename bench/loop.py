@@ -27,7 +27,8 @@ def run_as_engine() -> None:
 
 
 def random_llama(folder: Path, *, vocab: int, positions: int, scale: float = 1.0, **shape: int) -> Path:
-    """Write a Llama with random weights, which speed does not depend on. `shape`: hidden, layers, heads, kv_heads.
+    """Write a Llama with random weights, which speed does not depend on. `shape`: hidden, layers, heads,
+    kv_heads, intermediate.
 
     `scale` multiplies the weights of a fresh model, which at 1 repeats one token for ever.
     """
@@ -35,7 +36,7 @@ def random_llama(folder: Path, *, vocab: int, positions: int, scale: float = 1.0
     hidden, heads = shape["hidden"], shape["heads"]
     config = LlamaConfig(
         hidden_size=hidden,
-        intermediate_size=hidden * 10 // 3,
+        intermediate_size=shape.get("intermediate", hidden * 10 // 3),
         num_hidden_layers=shape["layers"],
         num_attention_heads=heads,
         num_key_value_heads=shape.get("kv_heads", max(1, heads // 2)),

@@ -1,4 +1,4 @@
-"""`python -m gateway`: the gateway under gunicorn's threaded worker."""
+"""`python -m gateway`: the gateway under gunicorn's threaded worker (gateway/door.py)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import logging
 import resource
 import signal
+import socket
+import struct
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -15,10 +17,14 @@ from gunicorn.app.base import BaseApplication
 
 from gateway.app import create_app
 from gateway.config import Config, ConfigError
+from gateway.door import DoorWorker
 from gateway.service import Gateway
 
 CONNECTIONS = 8192
 """Connections that one process serves at once; streams, once detached, are not among them."""
+
+SILENCE = 10
+"""Seconds without a byte, in or out, after which a client that holds a thread is given up."""
 
 
 class Server(BaseApplication):
@@ -33,7 +39,8 @@ class Server(BaseApplication):
         """Hand gunicorn its settings."""
         for name, value in settings(self._config).items():
             self.cfg.set(name, value)
-        self.cfg.set("post_worker_init", drain_on_ctrl_c)
+        self.cfg.set("when_ready", give_up_the_silent)
+        self.cfg.set("post_worker_init", self._listen_to_signals)
         self.cfg.set("worker_exit", lambda arbiter, worker: self._drain())
 
     def load(self) -> Any:
@@ -41,6 +48,11 @@ class Server(BaseApplication):
         app, self._gateway = create_app(self._config)
         self._gateway.start()
         return app
+
+    def _listen_to_signals(self, worker: DoorWorker) -> None:
+        drain_on_ctrl_c(worker)
+        if self._gateway is not None:
+            worker.on_leaving = self._gateway.leave
 
     def _drain(self) -> None:
         if self._gateway is not None:
@@ -53,7 +65,7 @@ def settings(config: Config) -> dict[str, Any]:
     return {
         "bind": f"[{config.host}]:{config.port}" if ":" in config.host else f"{config.host}:{config.port}",
         "proc_name": "sagrada-gateway",
-        "worker_class": "gthread",
+        "worker_class": "gateway.door.DoorWorker",
         "workers": config.gateway_workers,
         "threads": config.gateway_threads,
         "worker_connections": CONNECTIONS,
@@ -66,6 +78,22 @@ def settings(config: Config) -> dict[str, Any]:
         "worker_tmp_dir": str(shared_memory) if shared_memory.is_dir() else None,
         "loglevel": "warning",
     }
+
+
+def give_up_the_silent(arbiter: Any) -> None:
+    """Bound every wait of a request's thread for its client; what the listener says all connections inherit.
+
+    A body gets longer (gateway/body.py), and one that is taken over is waited for by no thread.
+    """
+    seconds = struct.pack("ll", SILENCE, 0)
+    for listener in arbiter.LISTENERS:
+        for wait in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            listener.sock.setsockopt(socket.SOL_SOCKET, wait, seconds)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Not that a client was given up: gunicorn would log a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
 
 
 def drain_on_ctrl_c(worker: Any) -> None:
@@ -106,6 +134,7 @@ def main() -> None:
     except ConfigError as error:
         sys.exit(f"gateway: {error}")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("gunicorn.error").addFilter(is_news)
     raise_file_limit()
     Server(config).run()
 

@@ -70,6 +70,11 @@ def canonical(body: bytes) -> str:
     return hashlib.sha256(msgspec.json.encode(msgspec.json.decode(body), order="sorted")).hexdigest()
 
 
+def ticket(request: GenerateRequest) -> str:
+    """What tells this request from others in the line before a full queue; the same when it comes again."""
+    return hashlib.blake2b(msgspec.json.encode(request), digest_size=16).hexdigest()
+
+
 class Admission:
     """Takes requests in. What it raises is the client's answer; then nothing was accepted."""
 
@@ -112,7 +117,7 @@ class Admission:
             stream=stream,
             gateway=self.gateway_id if bound else "",
         )
-        self._room.check(model.queue)
+        self._room.check(model.queue, job_id or ticket(request))
         return Accepted(job, self._keep(job, model.queue, digest), request, model, tokenizer)
 
     def _keep(self, job: Job, queue: str, digest: str) -> Record:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from wire.redis_url import check
+
 
 class ConfigError(Exception):
     """A setting cannot be read; the message names the variable."""
@@ -17,7 +19,11 @@ class Config:
     """Every setting of one gateway; `metadata["help"]` is its line in `--help`."""
 
     redis_url: str = field(
-        default="redis://127.0.0.1:6379/0", metadata={"help": "the Redis that holds queue, jobs and logs"}
+        default="redis://127.0.0.1:6379/0",
+        metadata={
+            "help": "the Redis that holds queue, jobs and logs: redis://, rediss://, unix:// or sentinel://",
+            "check": check,
+        },
     )
     host: str = field(default="127.0.0.1", metadata={"help": "address to listen on"})
     port: int = field(default=8080, metadata={"help": "port to listen on", "least": 0, "most": 65535})
@@ -78,6 +84,11 @@ def parse(name: str, text: str) -> str | int | float:
     """The value of the setting `name` out of its text; ConfigError names the variable."""
     setting = {f.name: f for f in fields(Config)}[name]
     kind, words = setting.type, setting.metadata.get("words")
+    if "check" in setting.metadata:
+        try:
+            setting.metadata["check"](text)
+        except ValueError as error:  # of the text itself nothing is told: it may hold a password
+            raise ConfigError(f"{name.upper()} is not usable: {error}") from None
     if words and text not in words:
         raise ConfigError(f"{name.upper()} must be {' or '.join(words)}, not {text!r}")
     if kind == "str":

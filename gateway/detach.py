@@ -116,6 +116,8 @@ class Detached:
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body; a client that owes more than MAX_UNSENT is dropped."""
+        if not data:
+            return  # as a chunk it would say that the body has ended
         self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end(self) -> None:

@@ -50,12 +50,15 @@ PREFIX = {"validation": "Input validation error: ", "generation": "Request faile
 
 EXPIRED = "the job's deadline passed (its ttl, or its start_ttl before it was begun)"
 
+FULL = redis.exceptions.OutOfMemoryError
+"""Redis has reached `maxmemory`: it takes no new work, and lets what it has come to its end."""
+
 BACKEND_DOWN = (
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
     redis.exceptions.BusyLoadingError,
     redis.exceptions.ReadOnlyError,
-    redis.exceptions.OutOfMemoryError,
+    FULL,
     kombu.exceptions.OperationalError,
 )
 """Redis is away, too slow to answer, or cannot write now."""
@@ -77,6 +80,8 @@ def describe(error: Exception) -> tuple[int, str, str, int]:
         if isinstance(error, kind):
             seconds = getattr(error, "retry_after", 0) or retry_after
             return status, PREFIX.get(error_type, "") + str(error), error_type, seconds
+    if isinstance(error, FULL):
+        return 503, "Redis is full (maxmemory): no job is accepted until others have ended", "unavailable", 10
     if isinstance(error, BACKEND_DOWN):
         return 503, "Redis does not answer; try again in a moment", "unavailable", 2
     if isinstance(error, HTTPException):

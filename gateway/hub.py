@@ -60,6 +60,7 @@ class Hub:
         self._open: set[Subscriber] = set()
         self._requests: deque[tuple[bool, Subscriber]] = deque()
         self._channels: dict[bytes, Channel] = {}
+        self._leaving = False
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._wake, False)
@@ -83,6 +84,11 @@ class Hub:
             return
         self._request(False, subscriber)
 
+    def connect_anew(self) -> None:
+        """Soon, over a new connection: another server is the master now."""
+        self._leaving = True
+        self._wake_up()
+
     def subscribers(self) -> list[Subscriber]:
         """Who is open now."""
         return list(self._open)
@@ -92,6 +98,9 @@ class Hub:
 
     def _request(self, opening: bool, subscriber: Subscriber) -> None:
         self._requests.append((opening, subscriber))
+        self._wake_up()
+
+    def _wake_up(self) -> None:
         with suppress(BlockingIOError):  # full: it is about to wake up anyway
             os.write(self._wake, b"\0")
 
@@ -136,6 +145,9 @@ class Hub:
         pinged = False
         while True:
             ready = {fd for fd, _ in poll.poll(PING_AFTER * 1000)}
+            if self._leaving:
+                self._leaving = False
+                raise redis.ConnectionError("the sentinels name another master")
             if self._woken in ready:
                 self._follow_requests(connection)
             if connection.fileno() in ready:

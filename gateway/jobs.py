@@ -15,7 +15,7 @@ from gateway.detach import respond
 from gateway.errors import EXPIRED
 from gateway.exchange import Exchange
 from gateway.service import Gateway
-from gateway.stream import JSON, SSE, JobStream, Waiting, frame
+from gateway.stream import JSON, RETRY, SSE, JobStream, Waiting, frame
 from wire.errors import JobNotFound, ValidationError
 from wire.events import Event
 from wire.queue import TaskQueue
@@ -28,6 +28,9 @@ MAX_WAIT = 60.0
 
 POLL_AFTER = 1
 """Retry-After of a job that has not ended, seconds."""
+
+LARGE = 1 << 15
+"""Bytes of an answer that the kernel may not take at once."""
 
 _PREFER = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)")
 
@@ -180,13 +183,24 @@ def _finished_stream(gateway: Gateway, job_id: str, after: int) -> Response:
     events = Reader(after).from_log(gateway.ledger.read(job_id, after))
     if not events:
         return Response(status=204)
-    body = b"retry: 1000\n\n" + b"".join(frame(event) for event in events)
+    body = RETRY + b"".join(frame(event) for event in events)
     return Response(body, 200, SSE)
 
 
 def blueprint(gateway: Gateway) -> Blueprint:
     """The routes under /jobs."""
     routes = Blueprint("jobs", __name__)
+
+    @routes.after_request
+    def let_go(response: Response) -> Response:
+        """A long text, or all of a stream that has ended, keeps no thread waiting for its reader."""
+        if request.method == "HEAD" or (response.content_length or 0) <= LARGE:
+            return response
+        headers = {name: value for name, value in response.headers if name != "Content-Length"}
+        status, body = response.status_code, response.get_data()
+        return respond(
+            gateway.poller, request.environ, lambda exchange: exchange.answer(status, headers, body)
+        )
 
     def wait(job_id: str, record: Record, early_status: int) -> Response:
         patience = _patience()
@@ -216,6 +230,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
         after = _after()
         if known(gateway, job_id).terminal:
             return _finished_stream(gateway, job_id, after)
+        if gateway.leaving:
+            return Response(RETRY, 200, SSE)  # an EventSource comes back after an end, but not after an error
         gateway.admit_stream()
         return respond(
             gateway.poller,

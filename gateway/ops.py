@@ -14,7 +14,7 @@ from flask import Blueprint, Response, jsonify, request
 from gateway import errors
 from gateway.fleet import first_model, reason
 from gateway.metrics import CONTENT_TYPE, Requests, Sample, family
-from gateway.service import Gateway
+from gateway.service import LEAVING, Gateway
 from wire.errors import ModelUnavailable
 from wire.queue import TaskQueue
 from wire.registry import WorkerInfo
@@ -26,6 +26,10 @@ COUNTERS = {"compilations": "Programs built since warm-up; anything but 0 means 
 GAUGES: dict[str, tuple[str, Callable[[WorkerInfo], float]]] = {
     "sagrada_slots": ("Sequences that a worker runs at once.", lambda w: w.slots),
     "sagrada_slots_running": ("Sequences that run now.", lambda w: w.running),
+    "sagrada_unlogged_most": (
+        "Tokens of one job that its log had not taken yet, at most since the worker began.",
+        lambda w: w.most_unlogged,
+    ),
     "sagrada_kv_blocks": ("KV blocks of a worker.", lambda w: w.kv_blocks),
     "sagrada_kv_blocks_free": ("KV blocks that are free.", lambda w: w.kv_free),
     "sagrada_loading_progress": (
@@ -144,7 +148,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
     @routes.get("/health")
     def health() -> Response:
         try:
-            why = unready(gateway.fleet.workers())
+            why = LEAVING if gateway.leaving else unready(gateway.fleet.workers())
         except redis.RedisError:
             why = "Redis does not answer"
         if why:
@@ -159,6 +163,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/readyz")
     def readyz() -> Response:
+        if gateway.leaving:
+            raise errors.Unavailable(LEAVING)
         workers = gateway.fleet.workers()
         if why := unready(workers):
             raise ModelUnavailable(why)

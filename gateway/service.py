@@ -18,7 +18,7 @@ from gateway.catchup import CatchUp
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.detach import Poller
-from gateway.errors import TooManyStreams
+from gateway.errors import TooManyStreams, Unavailable
 from gateway.fleet import Fleet
 from gateway.hub import Hub
 from wire.errors import JobNotFound
@@ -26,6 +26,7 @@ from wire.ledger import Ledger
 from wire.open import Gateways, spread
 from wire.queue import TaskQueue
 from wire.record import Record
+from wire.redis_url import ask_for_master, client
 
 log = logging.getLogger("sagrada.gateway")
 
@@ -38,14 +39,20 @@ CHORES = 4
 LEASE = 15.0
 """Seconds that a gateway counts as alive after it was last heard of; then the jobs of its connections are cancelled."""
 
+LEAVING = "the gateway is shutting down; send the request again"
+
+WATCH = 2.0
+"""Seconds between two questions to the sentinels, if there are any, who the master is."""
+
 PATIENCE = 60
 """Attempts, a second apart, to cancel a job that nobody wants while Redis is away."""
 
 
 def connect(config: Config) -> redis.Redis:
     """A client whose every call ends soon: bounded pool, bounded waits, one retry on a stale connection."""
-    pool = redis.BlockingConnectionPool.from_url(
+    return client(
         config.redis_url,
+        blocking=True,
         max_connections=config.gateway_threads + CHORES + 4,
         timeout=1,
         socket_timeout=REDIS_TIMEOUT,
@@ -54,7 +61,6 @@ def connect(config: Config) -> redis.Redis:
         retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
         decode_responses=False,
     )
-    return redis.Redis(connection_pool=pool)
 
 
 class Gateway:
@@ -62,6 +68,8 @@ class Gateway:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.leaving = False
+        """Nobody can connect any more: who still asks, on a connection kept alive, is not to wait here."""
         self.redis = connect(config)
         self.ledger = Ledger(self.redis, config.result_ttl)
         self.fleet = Fleet(self.redis)
@@ -74,6 +82,7 @@ class Gateway:
         )
         self._chores = ThreadPoolExecutor(CHORES, thread_name_prefix="chore")
         self._gateways = Gateways(self.redis)
+        self._master: tuple[str, int] | None = None
 
     def start(self) -> None:
         """Start the threads; once per process, after the fork."""
@@ -84,18 +93,29 @@ class Gateway:
         self.hub.start()
         self._live()
         self.clock.every(LEASE / 3, self._live)
+        self.clock.every(WATCH, lambda: self.chore(self._watch))
 
     def _live(self) -> None:
         """Renew this process's lease, soon."""
         self.chore(lambda: self._gateways.renew(self.admission.gateway_id, LEASE))
 
+    def _watch(self) -> None:
+        """Follow the sentinels, if there are any, to another master."""
+        before, master = self._master, ask_for_master(self.redis)
+        self._master = master or before
+        if before is not None and self._master != before:
+            log.warning("the sentinels name another master")
+            self.hub.connect_anew()
+
     @property
     def has_room(self) -> bool:
         """Whether one more client may wait here."""
-        return len(self.hub) < self.config.max_streams
+        return not self.leaving and len(self.hub) < self.config.max_streams
 
     def admit_stream(self) -> None:
-        """Raise TooManyStreams if this process holds as many as it may."""
+        """Raise TooManyStreams if this process holds as many as it may, Unavailable if it is about to go."""
+        if self.leaving:
+            raise Unavailable(LEAVING)
         if not self.has_room:
             raise TooManyStreams("this gateway holds as many open streams as it may (MAX_STREAMS); try again")
 
@@ -143,11 +163,16 @@ class Gateway:
 
         self.chore(attempt)
 
-    def drain(self) -> None:
-        """End every stream: those that can be resumed at once, bound requests when they are done or time is up."""
+    def leave(self) -> None:
+        """The process is told to go: what can go on elsewhere is ended now, and nothing more is begun that waits."""
+        self.leaving = True
         for subscriber in self.hub.subscribers():
             if not subscriber.bound:
                 subscriber.abandon()
+
+    def drain(self) -> None:
+        """Wait for what is bound to its connection to end, as long as DRAIN_TIMEOUT; what has not is cancelled."""
+        self.leave()  # once more: a stream may have been about to begin
         self._wait(lambda: not len(self.hub), self.config.drain_timeout)
         for subscriber in self.hub.subscribers():
             subscriber.abandon()

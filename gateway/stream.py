@@ -13,6 +13,8 @@ from wire.events import Event, Resumed
 SSE = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 JSON = {"Content-Type": "application/json"}
 KEEP_ALIVE = b": keep-alive\n\n"
+RETRY = b"retry: 1000\n\n"
+"""What a job's stream begins with: ms after which a client whose stream was cut comes back."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -83,7 +85,7 @@ class JobStream(Streaming):
     def start(self) -> None:
         """Send the head, then listen."""
         self.exchange.begin(SSE)
-        self.write(b"retry: 1000\n\n")
+        self.write(RETRY)
         super().start()
 
     def deliver(self, events: list[Event]) -> None:

@@ -14,7 +14,7 @@ from gateway.admission import Accepted
 from gateway.body import json_body
 from gateway.detach import respond
 from gateway.exchange import Exchange
-from gateway.service import Gateway
+from gateway.service import LEAVING, Gateway
 from gateway.stream import SSE, Streaming, Waiting
 from wire.errors import ValidationError
 from wire.events import Cancelled, Done, Event, Expired, Failed, Terminal, Token
@@ -25,9 +25,7 @@ from wire.request import GenerateRequest, parse
 LOOK_BACK = 4096
 """Characters of text in which a stop string is looked for; longer than any can be."""
 
-GONE_AWAY = Failed(
-    seq=0, error="the gateway is shutting down; send the request again", error_type="overloaded"
-)
+GONE_AWAY = Failed(seq=0, error=LEAVING, error_type="overloaded")
 DELETED = Cancelled(seq=0)
 
 _encode = msgspec.json.encode

@@ -3,49 +3,41 @@
 from __future__ import annotations
 
 import math
-import threading
-import time
-from collections.abc import Callable
 
 import redis
 
 from wire.errors import QueueFull
-from wire.open import Gateways
+from wire.line import Line
 from wire.queue import TaskQueue
 
-UNKNOWN, LONGEST = 5, 600
-"""Seconds to wait where nothing was taken for a minute, and the most that anybody is told."""
+UNKNOWN = 5
+"""Seconds to wait where nothing was taken for a minute."""
 
 
 class WaitingRoom:
     """The bound on each queue. Everyone who is refused gets a moment of their own to come back.
 
-    If all were told when the next place is free, all but one would be refused again. So each moment lies one job
-    after the one before, as fast as the queue is worked off, shared among the gateway processes that live.
+    If all were told when the next place is free, all but one would be refused again; and if those who come for the
+    first time could take what has become free, hardly anybody who comes back would find a place. So each moment lies
+    one job after the one before, as fast as the queue is worked off, and its place is kept. The line is Redis's: all
+    gateways have the same.
     """
 
-    def __init__(self, client: redis.Redis, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, client: redis.Redis, most: int) -> None:
         """`most`: jobs that may wait in a queue."""
-        self._redis, self._gateways, self._most, self._clock = client, Gateways(client), most, clock
-        self._moments: dict[str, float] = {}
-        self._lock = threading.Lock()
+        self._redis, self._most = client, most
 
-    def check(self, name: str) -> None:
-        """Raise QueueFull, with the seconds after which to come again, unless there is room."""
-        queue = TaskQueue(self._redis, name)
-        if (waiting := queue.size()) < self._most:
-            self._moments.pop(name, None)
+    def check(self, name: str, ticket: str) -> None:
+        """Raise QueueFull, with the seconds after which to come again, unless there is room for this one.
+
+        `ticket`: the same for the same request when it comes again.
+        """
+        line = Line(self._redis, name)
+        entered, waiting = line.enter(ticket, self._most)
+        if entered:
             return
-        seconds = self._moment(name, queue.pace(), max(1, len(self._gateways.live())))
+        pace = TaskQueue(self._redis, name).pace()
+        seconds = max(1, math.ceil(line.stand(ticket, pace))) if pace else UNKNOWN
         raise QueueFull(
             f"the queue {name} is full: {waiting} jobs wait already; try again in {seconds} s", seconds
         )
-
-    def _moment(self, name: str, pace: float | None, gateways: int) -> int:
-        if not pace:
-            return UNKNOWN
-        with self._lock:
-            now = self._clock()
-            at = min(max(self._moments.get(name, now), now) + gateways / pace, now + LONGEST)
-            self._moments[name] = at
-        return max(1, math.ceil(at - now))

@@ -85,6 +85,9 @@ def options() -> argparse.ArgumentParser:
     limits.add_argument(
         "--layout", choices=LAYOUTS, help="how decode reads the cache; default: gather on cpu, else flat"
     )
+    limits.add_argument(
+        "--deterministic", action="store_true", help="shapes that hang on their own sequence alone"
+    )
     plans = plan.add_argument_group("plan")
     plans.add_argument("--histogram", type=Path, metavar="FILE", help="shapes that a server has counted")
     plans.add_argument(
@@ -118,7 +121,9 @@ def plan(given: argparse.Namespace) -> Report:
     dtype = given.dtype or ("float32" if given.device == "cpu" else "bfloat16")
     checkpoint = read_checkpoint(given.model_id, DTYPE_BYTES[dtype])
     limits = _limits(given, machine, checkpoint)
-    histogram = Histogram.load(given.histogram) if given.histogram else Histogram()
+    histogram = (
+        Histogram.load(given.histogram) if given.histogram and not given.deterministic else Histogram()
+    )
     view = outlook(limits, CostModel(machine, checkpoint.shape), histogram, given.prior)
     graphs = given.graphs or (
         affordable_graphs(given.warm_up, machine.graph) if given.warm_up else DEFAULT_GRAPHS
@@ -134,7 +139,9 @@ def _limits(given: argparse.Namespace, machine: Machine, checkpoint: Checkpoint)
     chosen = {name: value for name in names if (value := getattr(given, name)) is not None}
     if machine.name.startswith("gaudi"):
         chosen.setdefault("block_size", 128)
-    spec = LoadSpec(model_id=given.model_id, layout=given.layout or "", **chosen)
+    spec = LoadSpec(
+        model_id=given.model_id, layout=given.layout or "", deterministic=given.deterministic, **chosen
+    )
     memory = machine.memory if given.memory is None else given.memory * 2**30
     room = int(memory * WEIGHTS_AND_KV) - checkpoint.shape.weight_bytes
     if room <= 0:

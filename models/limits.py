@@ -50,6 +50,7 @@ def choose_limits(
     if not spec.max_total_tokens:
         total = max(2, min(total, (blocks - 1) * size))
     longest = spec.max_input_tokens or total - 1
+    batch, layout = (1, "gather") if spec.deterministic else (PREFILL_BATCH, device.layout)
     return Limits(
         slots=slots,
         block_size=size,
@@ -57,8 +58,9 @@ def choose_limits(
         max_input_tokens=longest,
         max_total_tokens=total,
         prefill_chunk=min(spec.prefill_chunk or PREFILL_CHUNK, total * slots),
-        prefill_batch=min(spec.prefill_batch or PREFILL_BATCH, slots),
-        layout=_layout_of(spec.layout) if spec.layout else device.layout,
+        prefill_batch=min(spec.prefill_batch or batch, slots),
+        layout=_layout_of(spec.layout or layout),
+        deterministic=spec.deterministic,
     )
 
 

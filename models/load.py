@@ -148,6 +148,11 @@ def graphs_of(spec: LoadSpec, device: Cpu) -> int:
     return affordable_graphs(spec.warm_up_seconds, MACHINES[device.name].graph)
 
 
+def _histogram_of(spec: LoadSpec) -> str:
+    """What to plan for: never the traffic where texts must stay the same from one start to the next."""
+    return "" if spec.deterministic else spec.histogram
+
+
 def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, device: Cpu) -> PagedRunner:
     """Allocate the pools before anything is captured, and put the parts together."""
     exact = torch.promote_types(pools.dtype, torch.float32)
@@ -155,7 +160,7 @@ def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, devic
         check_vocab(info.vocab_size)
         limits = choose_limits(spec, info.max_position, pools.bytes_per_block, device)
         plan = plan_buckets(
-            limits, graphs_of(spec, device), costs_of(info, model, device), counted(spec.histogram)
+            limits, graphs_of(spec, device), costs_of(info, model, device), counted(_histogram_of(spec))
         )
     except ValueError as error:
         raise ModelRefused(str(error)) from error

@@ -55,13 +55,21 @@ class Limits:
     prefill_batch: int
     """Most sequences packed in one prefill step."""
     layout: Layout = "gather"
+    deterministic: bool = False
+    """What a token is computed from hangs on its own sequence alone, never on who runs beside it: one prompt per
+    prefill step, whole batches in gathered decode steps, one width of context per step."""
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout is {self.layout!r}: give one of {', '.join(LAYOUTS)}")
         for name in self.__slots__:
-            if name != "layout" and getattr(self, name) < 1:
+            if name not in ("layout", "deterministic") and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
+        if self.deterministic and (self.layout, self.prefill_batch) != ("gather", 1):
+            raise ValueError(
+                f"deterministic steps take one prompt each and gather their blocks: with layout {self.layout} and "
+                f"prefill_batch {self.prefill_batch} they could not; leave both out"
+            )
         if self.max_input_tokens >= self.max_total_tokens:
             raise ValueError(
                 f"max_input_tokens ({self.max_input_tokens}) must be below max_total_tokens "

@@ -47,6 +47,10 @@ TRIES = 4
 TIE = 1e-9
 """Relative difference below which gains are equal: the order of a sum must not choose the plan."""
 
+WIDTHS, WIDER = 3, 4
+"""Deterministic: contexts that decode steps have, and how many times wider each is than the one below. A step takes
+sequences of one width only, so that many widths would leave most of its rows empty."""
+
 COUNTED: tuple[Phase, ...] = ("prefill", "decode")
 """The phases that compete for the budget."""
 
@@ -223,10 +227,7 @@ class _Field:
         self.phase = phase
         shapes = {(x, y): n for (of, x, y), n in view.traffic.items() if of == phase}
         work = {shape: n * view.seconds((phase, *shape)) for shape, n in shapes.items()}
-        most_x, most_y = view.limits.most(phase)
-        step = 1 if phase == "decode" else view.costs.machine.query_step
-        xs = _candidates(_marginal(work, 0), QUANTILES[0], most_x, step)
-        ys = _candidates(_marginal(work, 1), QUANTILES[1], most_y, 1)
+        xs, ys = _axes(view, phase, work)
         self._shape = len(xs), len(ys)
         self._x, self._y = (axis.ravel() for axis in np.meshgrid(xs, ys, indexing="ij"))
         self._costs = np.array(
@@ -306,6 +307,21 @@ class _Field:
         weights[cells] = self._weights[cells]
         covered: Floats = weights.reshape(self._shape).cumsum(axis=0).cumsum(axis=1).ravel()
         return covered
+
+
+def _axes(
+    view: Outlook, phase: Phase, work: Mapping[tuple[int, int], float]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The candidates of the two axes."""
+    most_x, most_y = view.limits.most(phase)
+    if phase == "decode" and view.limits.deterministic:
+        widths = {-(-most_y // WIDER**step) for step in range(WIDTHS)}
+        return np.array([most_x]), np.array(sorted(widths))
+    step = 1 if phase == "decode" else view.costs.machine.query_step
+    return (
+        _candidates(_marginal(work, 0), QUANTILES[0], most_x, step),
+        _candidates(_marginal(work, 1), QUANTILES[1], most_y, 1),
+    )
 
 
 def _marginal(work: Mapping[tuple[int, int], float], axis: int) -> dict[int, float]:

@@ -14,11 +14,15 @@ from models import forward, sampler
 from models.cache import KvPools
 from models.captured import Programs
 from models.devices import Cpu
+from models.errors import ModelRefused
 from models.levels import LEVELS, Part, edits
 from models.plan import Bucket, Plan
 from models.sampler import Sampler
 from models.step import ModelInfo, Outcome, Progress, Sampling, Step
 from models.wishes import Wishes
+
+PROBES = 4
+"""Tokens by which it is checked that a decode step computes all its rows alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +100,27 @@ class PagedRunner:
         started = time.perf_counter()
         logits, *_ = self._forwards[bucket].run(**inputs)
         seconds = time.perf_counter() - started
+        if self.plan.limits.deterministic and bucket.phase == "decode":
+            self._check_rows(bucket, inputs)
         if bucket.batch not in self._sampling:
             self._sampling[bucket.batch] = sum(self._build_sampler(level, logits) for level in LEVELS)
         return seconds + self._sampling[bucket.batch]
+
+    def _check_rows(self, bucket: Bucket, inputs: dict[str, Tensor]) -> None:
+        """ModelRefused if this device's kernels give equal rows of a step other bits in other places."""
+        limits, tokens = self.plan.limits, self._parts.sampler.tokens
+        equal = {name: value[:1].expand_as(value).contiguous() for name, value in inputs.items()}
+        equal["positions"].fill_(min(bucket.blocks * limits.block_size, limits.max_total_tokens) - 1)
+        for probe in range(PROBES):
+            # Spread over the vocabulary: the embedding of a padding token is all zeros, and proves nothing.
+            tokens[limits.slots] = (2 * probe + 1) * self.info.vocab_size // (2 * PROBES)
+            logits, *_ = self._forwards[bucket].run(**equal)
+            if strange := (logits != logits[:1]).any(1).nonzero()[:, 0].tolist():
+                raise ModelRefused(
+                    f"deterministic: of {bucket.batch} equal rows of a decode step this device computes row "
+                    f"{strange[0]} otherwise than row 0: set slots to another multiple of 8, or torch's threads to 1"
+                )
+        tokens[limits.slots] = 0
 
     def _build_sampler(self, level: Part, logits: Tensor) -> float:
         """Capture and execute the sampler of a level for logits of this batch; seconds."""

@@ -150,6 +150,8 @@ class LoadSpec:
     """File of the shapes that launches had: read for the plan, written with what is counted; empty: none."""
     prefix_cache: bool = True
     """Whether full blocks are found again by later prompts."""
+    deterministic: bool = False
+    """Whether a text is the same, to the bit of its logits, whoever runs beside it and wherever it is resumed."""
     cache_dir: str = ""
     """Where files from the hub are kept; empty: huggingface_hub's own place."""
     offline: bool = False

@@ -19,7 +19,7 @@ from sagrada.process import spawn, stop
 OLDEST = (7, 0)
 """The first Redis whose commands the scripts use; Valkey counts on from 7.2."""
 
-_FLAGS = ("--bind", "127.0.0.1", "--save", "", "--daemonize", "no")
+_FLAGS = ("--bind", "127.0.0.1", "--save", "", "--daemonize", "no", "--maxmemory-policy", "noeviction")
 # A stream that falls far behind is cut off and reads the log again; the default limit cuts at 8 MB for 60 s.
 _PUBSUB = ("--client-output-buffer-limit", "pubsub", "256mb", "64mb", "60")
 

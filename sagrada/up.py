@@ -90,6 +90,8 @@ class Up:
             self._drain()
 
     def _start(self) -> None:
+        from wire.redis_url import public  # here: see sagrada/config.py
+
         config, say = self._config, self._say
         say(f"Sagrada {__version__}, serving {config.model_id}")
         if not (url := config.redis_url):
@@ -105,7 +107,7 @@ class Up:
             room = name.partition("-")[0]
             self._children.append(Child(name, [sys.executable, "-m", room], env, log))
             self._children[-1].start()
-        say(f"  gateway  {config.url}\n  redis    {_without_password(url)}\n  logs     {logs}")
+        say(f"  gateway  {config.url}\n  redis    {public(url)}\n  logs     {logs}")
 
     def _look_after(self) -> None:
         """Start again what has died."""
@@ -185,8 +187,3 @@ def _started(config: UpConfig, lock_fd: int, port: int) -> EmbeddedServer:
     server = EmbeddedServer(config.data_dir / "redis", port, keep_open=(lock_fd,))
     server.start()
     return server
-
-
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -32,7 +32,7 @@ from wire.replies import (
     parse_written,
 )
 from wire.resp import Arg, Command
-from wire.scripts import load
+from wire.scripts import EVEN_IF_FULL, UNLESS_FULL, load
 
 __all__ = [
     "FIELD",
@@ -96,7 +96,8 @@ class Script(NamedTuple):
 
 
 def _script(name: str) -> Script:
-    text = _FIELDS_LUA + load("ledger_common", f"ledger_{name}")
+    first = UNLESS_FULL if name == "submit" else EVEN_IF_FULL
+    text = first + _FIELDS_LUA + load("ledger_common", f"ledger_{name}")
     return Script(text, hashlib.sha1(text.encode()).hexdigest())
 
 

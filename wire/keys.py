@@ -15,6 +15,8 @@
 | sagrada:q:<queue>:bad     | list    | transport           | the latest 1000 unreadable messages, cut  | never; bounded                |
 | sagrada:q:<queue>:turns   | hash    | transport           | priority and tenant → the last turn, ms   | emptied with the queue        |
 | sagrada:q:<queue>:taken   | hash    | transport           | ten seconds → messages taken in them      | seven fields                  |
+| sagrada:q:<queue>:line    | zset    | gateway             | who was refused → the moment at which a   | with its last moment; bounded |
+|                           |         |                     | place is kept for them, Redis ms          |                               |
 | sagrada:live              | zset    | worker's boot       | boot → end of its lease, Redis ms         | entries leave when reaped     |
 | sagrada:dead              | zset    | reaper              | boot → time of death; leaves when its     | entries leave when emptied    |
 |                           |         |                     | unacked hash is empty                     |                               |

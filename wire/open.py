@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
 _DUE, _UNHELD = Script("open_due"), Script("open_unheld")
+_LOOK_AGAIN, _RENEW = Script("open_look_again"), Script("gateway_renew")
 
 
 class Suspect(NamedTuple):
@@ -41,7 +42,7 @@ class OpenJobs:
 
     def look_again(self, job_id: str, at: int) -> None:
         """At `at`, Redis ms; nothing if the job has ended."""
-        self._redis.zadd(OPEN, {job_id: at}, xx=True)
+        _LOOK_AGAIN(self._redis, job_id, at)
 
     def forget(self, job_ids: Iterable[str]) -> None:
         """Jobs that have no record, or one that says that they have ended."""
@@ -80,7 +81,7 @@ class Gateways:
 
     def renew(self, gateway: str, seconds: float) -> None:
         """This process lives, for so long at least."""
-        self._redis.zadd(GATEWAYS, {gateway: milliseconds(self._redis.time()) + int(seconds * 1000)})
+        _RENEW(self._redis, gateway, int(seconds * 1000))
 
     def leave(self, gateway: str) -> None:
         """This process ends."""

@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError
 
 from wire.job import DEFAULT_PRIORITY, MAX_PRIORITY, MIN_PRIORITY
 from wire.keys import queue_keys, unacked_key
-from wire.scripts import load
+from wire.scripts import EVEN_IF_FULL, UNLESS_FULL, load
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -35,8 +35,9 @@ LONGEST_NAME = 255
 class Script:
     """A script, run by its hash; its text is sent only to a Redis that does not know it yet."""
 
-    def __init__(self, *names: str) -> None:
-        self.text = load("queue_lib", *names)
+    def __init__(self, *names: str, new_work: bool = False) -> None:
+        """`new_work`: a Redis that is full refuses it."""
+        self.text = (UNLESS_FULL if new_work else EVEN_IF_FULL) + load("queue_lib", *names)
         self.sha = sha1(self.text.encode()).hexdigest()
 
     def __call__(self, redis: Redis, *args: Any) -> Any:
@@ -49,7 +50,7 @@ class Script:
 
 POP = Script("queue_absorb_lib", "queue_pop")
 _ABSORB = Script("queue_absorb_lib", "queue_absorb")
-_PUT, _REMOVE = Script("queue_put"), Script("queue_remove")
+_PUT, _REMOVE = Script("queue_put", new_work=True), Script("queue_remove")
 _ACK, _RESTORE, _REFUSE, _RECLAIM = (
     Script("queue_" + name) for name in ("ack", "restore", "refuse", "reclaim")
 )

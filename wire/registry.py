@@ -13,7 +13,7 @@ from redis import Redis
 from wire.codec import WIRE_VERSION
 from wire.keys import WORKERS, blob_key, worker_key
 from wire.queue import milliseconds
-from wire.scripts import load
+from wire.scripts import EVEN_IF_FULL, load
 
 WorkerState: TypeAlias = Literal["loading", "serving", "draining", "failed"]
 
@@ -51,6 +51,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     free: int = 0
     """Jobs it would take now."""
+    most_unlogged: int = 0
+    """Tokens of one job that the engine was ahead of its log, at most since the process began."""
     kv_blocks: int = 0
     kv_free: int = 0
     block_size: int = 0
@@ -74,7 +76,8 @@ class Registry:
     def __init__(self, redis: Redis) -> None:
         """`redis` must return bytes."""
         self._redis: Any = redis
-        self._publish = self._redis.register_script(load("registry_publish"))
+        self._publish = self._redis.register_script(EVEN_IF_FULL + load("registry_publish"))
+        self._put = self._redis.register_script(EVEN_IF_FULL + load("registry_put"))
 
     def publish(self, info: WorkerInfo, ttl: float) -> None:
         """Write or renew an entry for `ttl` seconds."""
@@ -102,7 +105,7 @@ class Registry:
         """Store files under the digest of their names and contents; the digest."""
         data = msgspec.msgpack.encode(dict(sorted(files.items())))
         digest = hashlib.sha256(data).hexdigest()
-        self._redis.set(blob_key(digest), data, px=round(BLOB_TTL * 1000))
+        self._put(keys=[blob_key(digest)], args=[data, round(BLOB_TTL * 1000)])
         return digest
 
     def get_blob(self, digest: str) -> dict[str, bytes] | None:

@@ -50,6 +50,8 @@ class Claimed:
     """What earlier attempts delivered: to be replayed, not repeated."""
     suspect: bool = False
     """The engine that ran it last died, and no other has added a token since."""
+    alone: bool = False
+    """A suspect that had added nothing when that engine died, either: no other may be tried with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def parse_claim(reply: Any, claim: str) -> ClaimReply:
     tokens = tuple(event for event in map(decode_event, events) if isinstance(event, Token))
     if verdict == b"poisoned":
         return Poisoned(job, attempt, claim, tokens)
-    return Claimed(job, attempt, deadline, claim, tokens, bool(suspect))
+    return Claimed(job, attempt, deadline, claim, tokens, suspect > 0, suspect > 1)
 
 
 def parse_append(reply: Any) -> Outcome:

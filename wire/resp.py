@@ -15,11 +15,14 @@ from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
     TimeoutError,
 )
 from redis.retry import Retry
+
+from wire.redis_url import pool
 
 Arg: TypeAlias = bytes | str | int | float
 Command: TypeAlias = tuple[Arg, ...]
@@ -35,6 +38,7 @@ _ERRORS: dict[str, type[ResponseError] | type[ConnectionError]] = {
     "NOSCRIPT": NoScriptError,
     "READONLY": ReadOnlyError,
     "LOADING": BusyLoadingError,
+    "OOM": OutOfMemoryError,
 }
 
 
@@ -52,17 +56,17 @@ class RespConnection:
     """One raw connection. After any ConnectionError it is closed: make a new one. Not thread-safe."""
 
     def __init__(self, source: str | Redis, *, timeout: float = 5.0) -> None:
-        """Connect as redis-py does for this URL or client: TLS, ACL user, database, unix socket.
+        """Connect as redis-py does for this URL or client: TLS, ACL user, database, unix socket, the present master.
 
         `timeout` (seconds) bounds every wait.
         """
-        pool = (Redis.from_url(source) if isinstance(source, str) else source).connection_pool
-        options = {k: v for k, v in pool.connection_kwargs.items() if not k.startswith(_REDIS_PY_ONLY)}
+        known = pool(source) if isinstance(source, str) else source.connection_pool
+        options = {k: v for k, v in known.connection_kwargs.items() if not k.startswith(_REDIS_PY_ONLY)}
         options |= {"protocol": 2, "decode_responses": False, "retry": Retry(NoBackoff(), 0)}
         options |= {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        if "host" in options:
+        if "path" not in options:
             options["socket_keepalive"] = True
-        self._connection = cast(Any, pool.connection_class(**options))
+        self._connection = cast(Any, known.connection_class(**options))
         # redis-py shakes hands; from here on the socket is ours and non-blocking.
         try:
             self._connection.connect()

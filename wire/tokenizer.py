@@ -26,6 +26,9 @@ SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token"
 OWN_TEMPLATE = re.compile(r"(Code)?Llama|Gemma")
 """Tokenizer classes that build their post-processor from add_bos_token and add_eos_token."""
 
+WORDS = 1_000
+"""Words whose ids each thread keeps. The library's own 10,000 are, in a gateway's 64 threads, hundreds of MB."""
+
 
 class TokenizerError(SagradaError):
     """The tokenizer files of a model cannot be used; the message says which and why."""
@@ -70,6 +73,8 @@ class Tokenizer:
             raise TokenizerError(f"the tokenizer files cannot be read: {error}") from error
         backend.no_truncation()
         backend.no_padding()
+        if resize := getattr(backend.model, "_resize_cache", None):  # BPE and Unigram have one
+            resize(WORDS)
         _add_missing_tokens(backend, config)
         _set_template(backend, config)
         return cls(backend, config)

@@ -11,24 +11,35 @@ tests/unit/queue/test_contract.py holds every internal of kombu that this file r
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from queue import Empty
 from time import monotonic
 from typing import Any
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import kombu.transport
+import redis
 from kombu.transport import redis as stock
 from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from wire.job import DEFAULT_PRIORITY
 from wire.keys import QUEUE_PREFIX, queue_keys
 from wire.owner import Ask, owner, set_owner
 from wire.qos import QoS
 from wire.queue import POP, Delivery, Popped, Record, TaskQueue, pop_args
+from wire.redis_url import address, check, is_sentinel, leaving, parse
+from wire.scripts import EVEN_IF_FULL
 
-__all__ = ["Channel", "SecureTransport", "Transport", "backend_url", "broker_url", "is_ours", "set_owner"]
+__all__ = [
+    "Channel",
+    "SecureTransport",
+    "Transport",
+    "broker_url",
+    "is_ours",
+    "set_owner",
+]
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +51,11 @@ so a message's `priority` property of 0 is read as 5 for every producer."""
 MAX_REDELIVERIES = 5
 """A message that Celery's consumer raised on so often goes to the list of bad messages."""
 
+_BIND = EVEN_IF_FULL + "for _, key in ipairs(KEYS) do redis.call('SADD', key, ARGV[1]) end"
+
 kombu.transport.TRANSPORT_ALIASES["sagrada"] = "wire.transport:Transport"
 kombu.transport.TRANSPORT_ALIASES["sagradas"] = "wire.transport:SecureTransport"
+kombu.transport.TRANSPORT_ALIASES["sagrada-sentinel"] = "wire.sentinel:SentinelTransport"
 
 
 def is_ours(queue: str) -> bool:
@@ -55,7 +69,11 @@ def _priority_of(properties: Any, headers: Any) -> int:
 
 
 def broker_url(redis_url: str) -> str:
-    """Celery's broker URL for a Redis URL: redis://, rediss:// or unix://."""
+    """Celery's broker URL for a Redis URL."""
+    if is_sentinel(redis_url):
+        first = address(*parse(redis_url).nodes[0])
+        # The whole of it goes as the password: that is what kombu hides, in logs and from `celery inspect`.
+        return f"sagrada-sentinel://:{quote(redis_url, safe='')}@{first}/"
     parts = urlsplit(redis_url)
     if parts.scheme == "unix":
         db = parse_qs(parts.query).get("db", ["0"])[0]
@@ -63,19 +81,8 @@ def broker_url(redis_url: str) -> str:
         return f"sagrada+socket://{auth}{parts.path}?virtual_host={db}"
     schemes = {"redis": "sagrada", "rediss": "sagradas", "sagrada": "sagrada", "sagradas": "sagradas"}
     if parts.scheme not in schemes:
-        raise ValueError(f"a Redis URL starts with redis://, rediss:// or unix://, not {parts.scheme}://")
+        check(redis_url)
     return urlunsplit(parts._replace(scheme=schemes[parts.scheme]))
-
-
-def backend_url(redis_url: str) -> str:
-    """Celery's URL of the same Redis as a result backend: it wants to be told to check certificates, and how."""
-    parts = urlsplit(redis_url)
-    if parts.scheme == "unix":
-        return broker_url(redis_url).replace("sagrada+socket://", "redis+socket://", 1)
-    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
-        query = "&".join(filter(None, (parts.query, "ssl_cert_reqs=required")))
-        return urlunsplit(parts._replace(query=query))
-    return redis_url
 
 
 class Channel(stock.Channel):
@@ -83,6 +90,8 @@ class Channel(stock.Channel):
 
     QoS = QoS
     supports_batch_publish = False  # kombu's PublishBatch would LPUSH past the put script
+    connection_class: Any = leaving(redis.Connection)
+    connection_class_ssl: Any = leaving(redis.SSLConnection)
 
     _in_poll: Any = False  # kombu's: the connection that a reply is due on
     _brpop_sent_at: Any = None  # kombu's, for its health check
@@ -262,6 +271,19 @@ class Channel(stock.Channel):
         super().close()
 
     # Management
+
+    @cached_property
+    def _refresh_binding(self) -> Any:
+        return self._create_client().register_script(EVEN_IF_FULL + stock.REFRESH_BINDING)
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        """As kombu. Also in a full Redis: there kombu may not even say again what is bound already."""
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+        except OutOfMemoryError:
+            keys = self.keyprefix_queue % (exchange,), self.keyprefix_binding_permanent % (exchange,)
+            with self.conn_or_acquire() as client:
+                client.eval(_BIND, 2, *keys, self.sep.join([routing_key or "", pattern or "", queue or ""]))
 
     def _get(self, queue: str, timeout: Any = None) -> Any:
         if is_ours(queue):

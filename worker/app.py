@@ -8,13 +8,18 @@ from celery import Celery, signals
 from celery.app.task import Task
 from celery.worker.request import Request
 
+from wire.backend import backend_settings
 from wire.errors import SagradaError
 from wire.keys import TASK_NAME
-from wire.transport import backend_url, broker_url
+from wire.transport import broker_url
 from worker.assignment import Completed
 from worker.config import Config, load
 from worker.pool import outcomes
 from worker.process import WorkerProcess
+from worker.results import BACKENDS
+
+SILENCE = 5
+"""Seconds that Celery's connections wait for a Redis that says nothing before they are made anew."""
 
 
 class QuietRequest(Request):
@@ -59,6 +64,7 @@ class App(Celery):
         self.config = config
         self.process: WorkerProcess | None = None
         """Set by the pool; None in a process that only sends."""
+        self.loader.override_backends = dict(BACKENDS)
         self.conf.update(settings(config))
         self.register_task(GenerateTask())
 
@@ -83,7 +89,7 @@ def settings(config: Config) -> dict[str, Any]:
     """Celery's configuration."""
     return {
         "broker_url": broker_url(config.redis_url),
-        "result_backend": backend_url(config.redis_url),
+        **backend_settings(config.redis_url),
         "result_expires": config.result_ttl,
         # Any producer's message is read, and every producer reads the result: JSON is Celery's default for both.
         "accept_content": ["json", "msgpack"],
@@ -102,7 +108,15 @@ def settings(config: Config) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "broker_transport_options": {"socket_timeout": 30, "socket_keepalive": True},
+        # A Redis whose machine is gone says nothing any more, not even that it is gone.
+        "broker_transport_options": {
+            "socket_timeout": SILENCE,
+            "socket_connect_timeout": SILENCE,
+            "health_check_interval": SILENCE,
+            "socket_keepalive": True,
+        },
+        "redis_socket_timeout": SILENCE,
+        "redis_socket_connect_timeout": SILENCE,
         "redis_socket_keepalive": True,
         "redis_retry_on_timeout": True,
         # A result that is not stored is a producer that waits for ever: the finisher tries until Redis is back.

@@ -77,10 +77,14 @@ class Assignment:
     """Present from the claim on."""
     number: int = 0
     """Its number in the engine; 0: it is not there."""
+    allowed: int = 0
+    """Output tokens that the engine has been told it may have."""
     occupies: bool = True
     """Whether it takes up room: until it has left the engine."""
     suspect: bool = False
     """It was in an engine that died, here or elsewhere, and has added no token since."""
+    alone: bool = False
+    """A suspect that had added nothing in that engine, either: it is tried with no other."""
     connection: int = 0
     """The number of the connection on which its log was last seen to be whole."""
     looked: int = -1

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -19,7 +20,9 @@ from redis.retry import Retry
 
 from wire.owner import Ask
 from wire.queue import Boots, Delivery, Popped, TaskQueue
+from wire.redis_url import ask_for_master, client
 from worker.deliveries import Deliveries, What
+from worker.eviction import Eviction
 from worker.hints import Hints
 from worker.lease import Lease
 from worker.reaper import Reaper
@@ -54,7 +57,7 @@ class Stats:
 def connect(url: str, lease: float) -> Redis:
     """A client that never retries by itself: a retry would hide that Redis was away."""
     wait = max(1.0, lease / 2)
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=wait, socket_connect_timeout=wait)
+    return client(url, retry=Retry(NoBackoff(), 0), socket_timeout=wait, socket_connect_timeout=wait)
 
 
 def _nothing(*_: object) -> None:
@@ -75,6 +78,8 @@ class Boot:
         """Each lease tick, with Redis's time in ms."""
         self.on_hint: Callable[[str], None] = _nothing
         """Somebody wants this job id looked at again: it was cancelled."""
+        self.on_redis_changed: Callable[[], None] = _nothing
+        """Redis restarted, or another server took its place; or it may have."""
         self.on_new_boot: Callable[[str, str], None] = _nothing
         """(old id, new id): the lease was lost and the process goes on under a new id."""
         self.on_elsewhere: Callable[[list[str]], None] = _nothing
@@ -84,8 +89,14 @@ class Boot:
         self._lease = Lease(self._boots, lease)
         self._told_id = self._lease.id
         self._reaper = Reaper(self._redis, lease)
+        self._eviction = Eviction(self._redis)
         self._deliveries = Deliveries()
-        self._hints = Hints(connect(url, lease), lambda: self.id, lambda job: self.on_hint(job))
+        self._hints = Hints(
+            connect(url, lease),
+            lambda: self.id,
+            lambda job: self.on_hint(job),
+            partial(ask_for_master, self._redis),
+        )
         self._queues: set[str] = set()
         self._resync = False
         self._away = False
@@ -264,6 +275,9 @@ class Boot:
             old, self._told_id = self._told_id, self.id
             self._tell(self.on_new_boot, old, self.id)
         if self._reaper.watch(now):
+            self._eviction.look()
+            self._hints.listen_anew()
+            self._tell(self.on_redis_changed)
             self._reclaim(self._deliveries.foreign(None))  # Redis may have lost the last pops
         elif new:
             self._reclaim(self._deliveries.foreign(self.id))

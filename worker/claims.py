@@ -71,8 +71,7 @@ class Claims:
             for assignment in self._desk.roster.claimable():  # none before the first engine
                 self.give_back(assignment)
             return
-        while suspect := self._desk.roster.next_on_trial():
-            self._enter(suspect)
+        self._try_suspects()
         wanted = self._desk.roster.claimable()
         for assignment in wanted:
             assignment.claim = assignment.claim or new_claim_id()
@@ -80,6 +79,7 @@ class Claims:
         self._desk.roster.claimed(wanted)
         for assignment, reply in zip(wanted, replies, strict=True):
             self._claimed(assignment, reply)
+        self._try_suspects()
 
     def refused_by_redis(self, assignment: Assignment, error: Exception) -> None:
         """Redis refuses this one job's keys."""
@@ -147,7 +147,7 @@ class Claims:
 
     def _begin(self, assignment: Assignment, claimed: Claimed, job: Job) -> None:
         generation = self._generation(assignment, claimed, job)
-        assignment.suspect = claimed.suspect
+        assignment.suspect, assignment.alone = claimed.suspect, claimed.alone
         if assignment.verdict:
             self._desk.fail(assignment, generation, "the time limit passed before the job was begun")
         elif generation.end:
@@ -157,9 +157,10 @@ class Claims:
         elif self._desk.roster.may_enter(assignment):
             self._desk.admit(assignment, generation)
 
-    def _enter(self, assignment: Assignment) -> None:
-        assert assignment.generation, "who is on trial was claimed"
-        self._desk.admit(assignment, assignment.generation)
+    def _try_suspects(self) -> None:
+        for assignment in self._desk.roster.next_on_trial():
+            assert assignment.generation, "who is on trial was claimed"
+            self._desk.admit(assignment, assignment.generation)
 
     def give_back(self, assignment: Assignment, engine_died: bool = False) -> None:
         """Into the queue: there is no engine for it here, but another worker may have room."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from typing import TypeAlias, TypeVar
 
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from wire.commands import (
-    Entry,
     append_command,
     claim_command,
     finish_command,
@@ -27,6 +28,13 @@ from wire.resp import Command, Reply
 from worker.assignment import Assignment
 from worker.generation import Generation
 from worker.pipeline import Away, Pipeline
+
+log = logging.getLogger(__name__)
+
+FULL = 1.0
+"""Seconds that a Redis which refused a token counts as full: then tokens go by a script, which it does not refuse."""
+QUIET = 60.0
+"""Seconds in which this is said once."""
 
 
 class Fate(Enum):
@@ -52,13 +60,22 @@ class Clerk:
     def __init__(self, pipeline: Pipeline, result_ttl: float, queue: str, boot: Callable[[], str]) -> None:
         """`boot` tells the process's boot id by now."""
         self._pipeline, self._ttl, self._queue, self._boot = pipeline, result_ttl, queue, boot
+        self._full_until = float("-inf")
 
     def write(self, assignments: Sequence[Assignment]) -> Fates:
         """Log and publish what is new; the fates of those that need no more writing."""
         self._pipeline.connect()
         pairs = [(a, a.generation) for a in assignments if a.generation]
-        fates = self._restore([pair for pair in pairs if pair[0].connection != self._pipeline.number])
-        self._append([pair for pair in pairs if pair[0] not in fates], fates)
+        full = time.monotonic() < self._full_until
+        fates = self._restore(
+            [
+                pair
+                for pair in pairs
+                if pair[0].connection != self._pipeline.number or (full and pair[1].unsent)
+            ]
+        )
+        live = self._append([pair for pair in pairs if pair[0] not in fates and not pair[1].end], fates)
+        self._finish([pair for pair in pairs if pair[0] not in fates and pair[1].end], live, fates)
         return fates
 
     def claim(self, assignments: Sequence[tuple[Assignment, Job | None]]) -> list[ClaimReply | Exception]:
@@ -94,7 +111,7 @@ class Clerk:
         return self._pipeline.call(commands)
 
     def _restore(self, pairs: Sequence[Pair]) -> Fates:
-        """After a new connection or a new boot id: what the logs lack, and whose the jobs are."""
+        """After a new connection or a new boot id, or when it is full: what the logs lack, and whose the jobs are."""
         fates: Fates = {}
         lost: set[Assignment] = set()
         while pairs:
@@ -140,38 +157,47 @@ class Clerk:
             generation.sent = logged
         return outcome is Outcome.OK
 
-    def _append(self, pairs: Sequence[Pair], fates: Fates) -> None:
-        writes: list[tuple[Pair, Entry | None]] = []
-        for pair in pairs:
-            writes += [(pair, None)] if pair[1].end else [(pair, entry) for entry in pair[1].unsent]
-        replies = self._pipeline.call([self._command(pair, entry) for pair, entry in writes])
+    def _append(self, pairs: Sequence[Pair], fates: Fates) -> list[Command]:
+        """The tokens that the logs took are to be published by the commands that this gives back."""
+        writes = [(pair, entry) for pair in pairs for entry in pair[1].unsent]
+        commands = [append_command(a.job_id, g.attempt, entry) for (a, g), entry in writes]
+        # All or none: were one token refused and the next one accepted, the log would have a hole.
+        behind = any(len(generation.unsent) > 1 for _, generation in pairs)
+        replies = self._pipeline.together(commands) if behind else self._pipeline.call(commands)
         live: list[Command] = []
+        refused: dict[Pair, None] = {}
         for (pair, entry), reply in zip(writes, replies, strict=True):
             assignment, generation = pair
-            if entry is None:
-                self._finished(assignment, reply, fates)
+            if isinstance(reply, OutOfMemoryError):
+                refused[pair] = None
             elif (
                 assignment.connection and assignment not in fates and self._appended(assignment, reply, fates)
             ):
                 generation.sent = entry.seq + 1
                 live.append(publish_command(assignment.job_id, entry))
-        # A live copy that is lost is a gap to its readers, who then read the log.
-        with suppress(Away):
-            self._pipeline.call(live)
+        if refused:
+            self._found_full()
+            fates |= self._restore(list(refused))
+        return live
 
-    def _command(self, pair: Pair, entry: Entry | None) -> Command:
-        assignment, generation = pair
-        if entry:
-            return append_command(assignment.job_id, generation.attempt, entry)
-        assert generation.end, "a finish is written for what has ended"
-        return finish_command(
-            assignment.job_id,
-            generation.attempt,
-            generation.unsent,
-            generation.end,
-            generation.result,
-            result_ttl=self._ttl,
-        )
+    def _finish(self, pairs: Sequence[Pair], live: list[Command], fates: Fates) -> None:
+        """Publish what was logged, and end what has ended."""
+        commands = [
+            finish_command(a.job_id, g.attempt, g.unsent, g.end, g.result, result_ttl=self._ttl)
+            for a, g in pairs
+            if g.end
+        ]
+        # A live copy that is lost is a gap to its readers, who then read the log; a finish is sent again.
+        with suppress(Away):
+            replies = self._pipeline.call([*live, *commands])
+            for (assignment, _), reply in zip(pairs, replies[len(live) :], strict=True):
+                self._finished(assignment, reply, fates)
+
+    def _found_full(self) -> None:
+        now = time.monotonic()
+        if now - self._full_until > QUIET:
+            log.warning("Redis is full (maxmemory): it takes no new jobs until some have ended; these go on")
+        self._full_until = now + FULL
 
     def _appended(self, assignment: Assignment, reply: Reply, fates: Fates) -> bool:
         outcome = _parse(parse_append, reply)

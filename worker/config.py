@@ -10,6 +10,7 @@ from typing import Any
 
 from wire.errors import SagradaError
 from wire.keys import QUEUE_PREFIX, queue_of
+from wire.redis_url import check
 
 
 class ConfigError(SagradaError):
@@ -66,6 +67,13 @@ def _own_queue(text: str) -> str:
     return text
 
 
+def _redis(text: str) -> str:
+    try:
+        return check(text)
+    except ValueError as error:  # the URL itself may hold a password
+        raise ConfigError(f"REDIS_URL is not usable: {error}") from None
+
+
 def _setting(default: Any, help: str, parse: Callable[[str], Any] = str) -> Any:
     return field(default=default, metadata={"help": help, "parse": parse})
 
@@ -74,7 +82,11 @@ def _setting(default: Any, help: str, parse: Callable[[str], Any] = str) -> Any:
 class Config:
     """A worker's settings. Each field is an environment variable (its name in capitals) and an option."""
 
-    redis_url: str = _setting("redis://127.0.0.1:6379/0", "where the queue, the ledger and the registry are")
+    redis_url: str = _setting(
+        "redis://127.0.0.1:6379/0",
+        "where queue, ledger and registry are: redis://, rediss://, unix:// or sentinel://",
+        _redis,
+    )
     result_ttl: float = _setting(3600.0, "seconds that a finished job stays readable", _seconds)
     lease_seconds: float = _setting(5.0, "seconds after which a silent worker's jobs go to others", _seconds)
     drain_timeout: float = _setting(30.0, "seconds that running jobs get at shutdown", _seconds)
@@ -96,7 +108,9 @@ class Config:
     max_input_tokens: int = _setting(0, "longest prompt; 0: as the model allows", _whole)
     max_total_tokens: int = _setting(0, "longest prompt and output together; 0: as the model allows", _whole)
     prefill_chunk: int = _setting(256, "most prompt tokens of one step, over all its sequences", _positive)
-    prefill_batch: int = _setting(8, "most sequences in one prefill step", _positive)
+    prefill_batch: int = _setting(
+        0, "most sequences in one prefill step; 0: 8, or 1 where texts are deterministic", _whole
+    )
     layout: str = _setting(
         "auto", "how decode reads KV blocks: auto, gather or flat", _word("auto", "gather", "flat")
     )
@@ -115,6 +129,9 @@ class Config:
         "", "file of the shapes that were run: the next start plans for them; default: none"
     )
     prefix_caching: bool = _setting(True, "begin a prompt with what is known of one that began alike", _flag)
+    deterministic: bool = _setting(
+        False, "the same text whoever runs beside it and wherever it is resumed, at a price", _flag
+    )
     cache_dir: str = _setting("", "where downloaded models are kept; default: the hub's own cache")
     hf_token: str = _setting("", "the hub's access token")
     hf_hub_offline: bool = _setting(False, "never ask the hub, use what is in the cache", _flag)

@@ -17,8 +17,14 @@ from worker.assignment import (
     Withdrawn,
 )
 from worker.generation import Generation
-from worker.link import Abort, Admit, ToEngine
+from worker.link import Abort, Admit, Allow, ToEngine
 from worker.roster import Roster
+
+AHEAD = 256
+"""Tokens of one job that the engine may be ahead of the log: then this job waits, and no other, until the log has them.
+
+So what Redis has not taken, because it is away, stalls or is slow, is bounded for each job.
+"""
 
 COUNTED: dict[type[Verdict], str] = {
     Completed: "jobs_completed",
@@ -42,6 +48,7 @@ class Desk:
 
     def admit(self, assignment: Assignment, generation: Generation) -> None:
         """Into the engine, with what it has produced so far."""
+        assignment.allowed = generation.sent + AHEAD
         self._send(
             Admit(
                 seq=self.roster.admit(assignment),
@@ -49,8 +56,19 @@ class Desk:
                 output=list(generation.ids),
                 params=generation.job.params,
                 salt=generation.job.tenant,
+                allowed=assignment.allowed,
             )
         )
+
+    def allow(self) -> None:
+        """Let the engine go on with those of whose tokens the log has taken enough."""
+        for assignment in self.roster.in_engine.values():
+            generation, allowed = assignment.generation, assignment.allowed
+            if generation is None or allowed >= generation.job.params.max_new_tokens:
+                continue
+            if generation.sent + AHEAD >= allowed + AHEAD // 2:
+                assignment.allowed = generation.sent + AHEAD
+                self._send(Allow(seq=assignment.number, allowed=assignment.allowed))
 
     def leave(self, assignment: Assignment, abort: bool = True) -> None:
         """Out of the engine, if it is there; `abort` unless the engine has said so itself."""

@@ -74,6 +74,8 @@ class Engine:
         self._sequences: dict[int, Sequence] = {}
         self._launched: deque[tuple[Batch, Pending]] = deque()
         self._steps = self._raises = 0
+        self._held = False
+        """Whether all that is left to run waits until the parent allows it more tokens."""
 
     def run(self) -> None:
         """Take new jobs, schedule, launch, settle, hand out tokens: until the parent says stop. RunnerBroken."""
@@ -85,6 +87,7 @@ class Engine:
         batch = self.scheduler.schedule()
         if batch is not None:
             self.launch(batch)
+        self._held = batch is None and not self._launched
         if self._launched and (batch is None or len(self._launched) >= self.runner.depth):
             self.settle()
 
@@ -94,14 +97,17 @@ class Engine:
             self.beat.mark(self.patience)
             self.link.flush()
             for frame in self.link.receive():
+                self._held = False
                 match frame:
                     case frames.Admit():
                         self.admit(frame)
+                    case frames.Allow():
+                        self.allow(frame)
                     case frames.Abort():
                         self.abort(frame.seq)
                     case frames.Stop():
                         return False
-            if self.scheduler.busy and self.link.backlog <= MOST_BACKLOG:
+            if self.scheduler.busy and not self._held and self.link.backlog <= MOST_BACKLOG:
                 return True
             if not self.scheduler.busy:
                 self.tally.save_sometimes()
@@ -150,6 +156,13 @@ class Engine:
         """One frame for the whole step, and one for each prompt that is scored."""
         for sequence in settled.scored:
             self.link.send(frames.PromptScored(seq=sequence.seq, logprobs=sequence.scores))
+        for sequence in settled.diverged:
+            print(
+                f"engine: a resumed sequence of {len(sequence.output)} tokens came out otherwise than at first: "
+                "it goes on from those tokens (was it begun by another version, plan or device?)",
+                file=sys.stderr,
+                flush=True,
+            )
         for sequence in settled.ended:
             del self._sequences[sequence.seq]
         if settled.tokens:
@@ -174,6 +187,7 @@ class Engine:
             max_new_tokens=frame.params.max_new_tokens,
             ignore_eos=frame.params.ignore_eos,
             prompt_logprobs=frame.prompt_logprobs,
+            allowed=frame.allowed,
         )
         try:
             self.check_ids([*frame.prompt, *frame.output, *(token for token, _ in frame.params.logit_bias)])
@@ -182,6 +196,11 @@ class Engine:
             self.link.send(frames.SequenceFailed(seq=frame.seq, error=str(error), error_type="validation"))
         else:
             self._sequences[frame.seq] = sequence
+
+    def allow(self, frame: frames.Allow) -> None:
+        """Let the sequence go on, unless it has left."""
+        if sequence := self._sequences.get(frame.seq):
+            sequence.allowed = frame.allowed
 
     def abort(self, seq: int) -> None:
         """Drop the sequence, unless it has left by itself."""

@@ -40,6 +40,11 @@ class Generation:
         return self.entries[self.sent :]
 
     @property
+    def unlogged(self) -> int:
+        """How many tokens those are."""
+        return len(self.entries) - self.sent
+
+    @property
     def usage(self) -> Usage:
         """Tokens read and generated so far."""
         return Usage.of(len(self.prompt), self._text.count)

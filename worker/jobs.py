@@ -14,7 +14,7 @@ from wire.commands import cancel_command, expire_command, record_command, releas
 from wire.record import parse_record
 from wire.replies import parse_stopped
 from wire.resp import Reply
-from worker.assignment import Assignment, Left, Verdict
+from worker.assignment import Assignment, Left, Returned, Verdict
 from worker.claims import Claims
 from worker.clerk import Clerk, Fate
 from worker.config import Config
@@ -42,6 +42,8 @@ class Jobs:
     ) -> None:
         self._desk = Desk(send, made_room)
         self.roster, self.counters = self._desk.roster, self._desk.counters
+        self.most_unlogged = 0
+        """Tokens of one job that the engine was ahead of its log, at most so far."""
         self._ttl, self._clerk, self._made_room = config.result_ttl, clerk, made_room
         self._errands = Errands(clerk)
         self._claims = Claims(config, self._desk, clerk, self._errands, intake)
@@ -141,6 +143,7 @@ class Jobs:
             if assignment is None or assignment.generation is None:
                 continue  # aborted while the step ran
             assignment.generation.push(output.id, output.logprob)
+            self.most_unlogged = max(self.most_unlogged, assignment.generation.unlogged)
             assignment.suspect = False
             self.counters["tokens"] += 1
             if assignment.generation.end:
@@ -168,14 +171,16 @@ class Jobs:
         """Give everything back: what has ended is finished if Redis can be reached, the rest begins elsewhere."""
         for assignment in self.roster.held:
             self._desk.leave(assignment)
+        verdict: Verdict = Returned()
         try:
             self._write()
             running = [(a, a.generation) for a in self.roster.held if a.generation]
             self._clerk.tell([release_command(a.job_id, g.attempt) for a, g in running])
         except Away:
             log.warning("Redis cannot be reached: the jobs go to others when the lease ends")
+            verdict = Left()
         for assignment in list(self.roster.held):
-            self._desk.settle(assignment, Left())
+            self._desk.settle(assignment, verdict)
 
     def _write(self) -> None:
         for assignment, fate in self._clerk.write(list(self.roster.held)).items():
@@ -189,6 +194,7 @@ class Jobs:
                 self._desk.settle(assignment, by_record(None))
             else:
                 self._claims.refused_by_redis(assignment, fate)
+        self._desk.allow()
 
     def _look(self, assignment: Assignment) -> None:
         self._errands.ask(record_command(assignment.job_id), self._looked, assignment)

@@ -1,6 +1,6 @@
 """What crosses between a worker's Celery parent and its engine child: msgpack frames over a socket pair.
 
-A frame is a 4-byte big-endian length and one msgpack map. Parent to engine: Admit, Abort, Stop.
+A frame is a 4-byte big-endian length and one msgpack map. Parent to engine: Admit, Allow, Abort, Stop.
 Engine to parent: Progress, Ready, LoadFailed, Stepped, PromptScored, SequenceFailed, Stopped.
 """
 
@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from wire.job import SamplingParams
+from worker.sequence import NO_BOUND
 
 MAX_FRAME = 64 << 20
 """Bytes. A longer frame means that the stream is broken."""
@@ -36,6 +37,15 @@ class Admit(msgspec.Struct, frozen=True, tag="admit", kw_only=True):
     """Whose prefixes it may share: sequences of different salts share none."""
     prompt_logprobs: bool = False
     """Answer with PromptScored when its prompt has run."""
+    allowed: int = NO_BOUND
+    """Output tokens, `output` included, that it may have before an Allow says more; then it waits."""
+
+
+class Allow(msgspec.Struct, frozen=True, tag="allow", kw_only=True):
+    """This sequence may go on to `allowed` output tokens in all: the log has taken enough of those before."""
+
+    seq: int
+    allowed: int
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort", kw_only=True):
@@ -124,7 +134,7 @@ class Stopped(msgspec.Struct, frozen=True, tag="stopped", kw_only=True):
     """The answer to Stop: the last frame."""
 
 
-ToEngine = Admit | Abort | Stop
+ToEngine = Admit | Allow | Abort | Stop
 FromEngine = Progress | Ready | LoadFailed | Stepped | PromptScored | SequenceFailed | Stopped
 Frame = TypeVar("Frame", ToEngine, FromEngine)
 

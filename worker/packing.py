@@ -46,7 +46,7 @@ def pack(plan: Plan, prefilling: Seq[Sequence]) -> Pack:
     first, *others = prefilling
     limits = plan.limits
     alone = Chunk(first, min(first.pending, limits.prefill_chunk))
-    if first.scoring:
+    if first.scoring or (limits.deterministic and first.prompt_logprobs):
         return Pack((alone,), plan.score(alone.count, alone.blocks(plan)))
     chosen = Pack((alone,), plan.prefill(alone.count, alone.blocks(plan)))
     if first.suspect:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 1.0
 """Seconds between two attempts to connect, at most."""
-_OF_REDIS = ("READONLY", "NOSCRIPT", "LOADING", "OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN")
+_OF_REDIS = ("READONLY", "NOSCRIPT", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN")
 """Refusals that say something of Redis, not of the one command."""
 
 
@@ -65,6 +65,20 @@ class Pipeline:
         try:
             return self._checked(self._connection.call(commands))
         except (RedisError, OSError) as error:
+            raise self._lost(error) from error
+
+    def together(self, commands: Sequence[Command]) -> list[Reply]:
+        """As `call`, but Redis takes all of them or, where it is full, none; then each reply is what it said."""
+        if len(commands) < 2:
+            return self.call(commands)
+        *queued, done = self.call([("MULTI",), *commands, ("EXEC",)])
+        if isinstance(done, ResponseError):
+            return [next((reply for reply in queued if isinstance(reply, ResponseError)), done)] * len(
+                commands
+            )
+        try:
+            return self._checked(done)
+        except RedisError as error:
             raise self._lost(error) from error
 
     def close(self) -> None:

@@ -54,14 +54,15 @@ class WorkerProcess:
         self.config, self.name = config, name
         self.boot = Boot(config.redis_url, config.lease_seconds)
         self._end_process = gave_up
-        self._registry = Registry(connect(config.redis_url, config.lease_seconds))
+        self._redis = connect(config.redis_url, config.lease_seconds)
+        self._registry = Registry(self._redis)
         self._error = ""
         self._started = time.time()
         self._publish_at = 0.0
         self._publishing = threading.Lock()
         self._publisher = self._make_publisher(made_room)
         self._reconciler = Reconciler(
-            connect(config.redis_url, config.lease_seconds),
+            self._redis,
             config.result_ttl,
             send,
             lambda: self.boot.quiet,
@@ -70,6 +71,7 @@ class WorkerProcess:
         self.boot.on_tick = self._tick
         self.boot.on_hint = lambda job_id: self._publisher.look_at([job_id])
         self.boot.on_elsewhere = self._publisher.look_at
+        self.boot.on_redis_changed = self._redis_changed
         self.boot.on_new_boot = self._new_boot
 
     def _make_publisher(self, made_room: Callable[[], None]) -> Publisher:
@@ -133,6 +135,10 @@ class WorkerProcess:
             self._publish_at = time.monotonic() + self.config.lease_seconds / 2
             self._publish(1.5 * self.config.lease_seconds)
 
+    def _redis_changed(self) -> None:
+        self._redis.connection_pool.disconnect(inuse_connections=False)
+        self._publisher.connect_anew()
+
     def _new_boot(self, old: str, new: str) -> None:
         log.warning("the lease of boot %s was lost: going on as %s", old, new)
         self._publisher.new_boot()
@@ -186,6 +192,7 @@ class WorkerProcess:
             error=self._error,
             running=len(publisher.jobs.roster.in_engine),
             free=self.room(),
+            most_unlogged=publisher.jobs.most_unlogged,
             started=self._started,
             counters=self.counters(),
             **self._model(),
@@ -196,6 +203,8 @@ class WorkerProcess:
         ready, stepped, shop = self._publisher.ready, self._publisher.stepped, self._publisher.jobs.shop
         if ready is None or shop is None:
             return {}
+        if not self._publisher.jobs.roster.in_engine:
+            stepped = None  # those that were aborted have left since: no step has said so
         return {
             "revision": ready.revision,
             "device": ready.device,
@@ -244,6 +253,7 @@ def load_spec(config: Config) -> LoadSpec:
         warm_up_seconds=config.warm_up_seconds,
         histogram=config.histogram,
         prefix_cache=config.prefix_caching,
+        deterministic=config.deterministic,
         cache_dir=config.cache_dir,
         offline=config.hf_hub_offline,
         token=config.hf_token,

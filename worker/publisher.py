@@ -1,7 +1,7 @@
 """The thread that owns every sequence of the process: it hears the engine, makes text, writes the logs.
 
-When Redis is away it goes on listening to the engine and keeps the tokens: at most what the running jobs may still
-generate, for nothing new comes in without Redis.
+When Redis is away it goes on listening to the engine and keeps the tokens: at most AHEAD (worker/desk.py) of each
+running job, for then the engine lets it wait, and nothing new comes in without Redis.
 """
 
 from __future__ import annotations
@@ -104,6 +104,10 @@ class Publisher:
     def tick(self, now: int) -> None:
         """A lease tick, at Redis time `now` in ms."""
         self._inbox.put(partial(self.jobs.tick, now))
+
+    def connect_anew(self) -> None:
+        """Leave the connection: an idle one may still lead to a server that is the master no more."""
+        self._inbox.put(self._pipeline.close)
 
     def new_boot(self) -> None:
         """The boot id has changed."""

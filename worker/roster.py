@@ -1,7 +1,9 @@
 """Who is held, who waits for a claim, who is in the engine. Pure bookkeeping.
 
-All that were in an engine when it died are suspects, whichever worker takes them next. In each engine one of them at
-a time is on trial, until it has added a token: so an engine that dies again has shown which job kills it.
+All that were in an engine when it died are suspects, whichever worker takes them next. In each engine a few of them at
+a time are on trial, until each has added a token: first one, then twice as many each time, so that many need few
+trials. Whose trial an engine did not survive is tried alone from then on: so bystanders die with a job that kills
+engines once at most.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ class Roster:
         """All, in the order in which they came."""
         self.in_engine: dict[int, Assignment] = {}
         self._waiting: deque[Assignment] = deque()
-        self._trial: Assignment | None = None
+        self._trial: list[Assignment] = []
+        self._most = 1  # on the next trial
         self._parked: deque[Assignment] = deque()
         self._numbers = count(1)
         self._entered = self._left = 0  # each changed by one thread only
@@ -58,25 +61,22 @@ class Roster:
             self.unqueue(assignment)
 
     def may_enter(self, assignment: Assignment) -> bool:
-        """Whether it may go into the engine now; a suspect may have to wait for `next_on_trial`."""
-        if not assignment.suspect:
-            return True
-        if self._on_trial:
+        """Whether it may go into the engine now; a suspect waits for `next_on_trial`."""
+        if assignment.suspect:
             self._parked.append(assignment)
-            return False
-        self._trial = assignment
-        return True
+        return not assignment.suspect
 
-    def next_on_trial(self) -> Assignment | None:
-        """A suspect that may go into the engine now, if there is one."""
-        if not self._parked or self._on_trial:
-            return None
-        self._trial = self._parked.popleft()
-        return self._trial
-
-    @property
-    def _on_trial(self) -> bool:
-        return bool(self._trial and self._trial.suspect and self._trial in self.held)
+    def next_on_trial(self) -> list[Assignment]:
+        """The suspects that may go into the engine now: none before those of the last trial have passed it."""
+        if any(assignment.suspect and assignment in self.held for assignment in self._trial):
+            return []
+        self._most = 2 * self._most if self._trial else 1
+        self._trial = []
+        while self._parked and len(self._trial) < self._most:
+            if self._trial and (self._parked[0].alone or self._trial[0].alone):
+                break
+            self._trial.append(self._parked.popleft())
+        return self._trial[:]
 
     def admit(self, assignment: Assignment) -> int:
         """It goes into the engine; its number there."""
@@ -103,7 +103,7 @@ class Roster:
         inside, parked = list(self.in_engine.values()), list(self._parked)
         self.in_engine.clear()
         self._parked.clear()
-        self._trial = None
+        self._trial, self._most = [], 1
         for assignment in inside:
             assignment.number = 0
         return inside, parked

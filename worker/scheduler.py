@@ -5,6 +5,9 @@ they run out the youngest sequence gives up its own and waits again, to prefill 
 never does, and the pool holds any one sequence to its end (`Limits`), so somebody always gets there.
 
 Steps may be launched ahead: `schedule` may be called again before the step that it gave is settled.
+
+Deterministic limits (models/plan.py): a token's shapes follow from its own sequence alone. One that is resumed, or was
+preempted, computes its known tokens anew, in the shapes they had, before it goes on.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from models.plan import Plan
 from models.prefix import root_key
 from models.step import Outcome, Row, Sampled, Step
 from worker.packing import pack
+from worker.prefixes import Prefixes
 from worker.sequence import Sequence
 
 SCAN = 8
@@ -51,6 +55,8 @@ class Settled:
     tokens: tuple[tuple[Sequence, Sampled], ...]
     scored: tuple[Sequence, ...]
     ended: tuple[Sequence, ...]
+    diverged: tuple[Sequence, ...] = ()
+    """Deterministic: those of which another token came out than the one that is known."""
 
 
 class Scheduler:
@@ -72,7 +78,8 @@ class Scheduler:
         self.preemptions = 0
         """Times that a sequence gave up its blocks for an older one."""
         self._eos = frozenset(eos_ids)
-        self._identity, self._prefix_cache = identity, prefix_cache
+        self._identity = identity
+        self._prefixes = Prefixes(self.pool, self.limits, prefix_cache)
         self._histogram = Histogram() if histogram is None else histogram
         self._slots = list(range(self.limits.slots - 1, -1, -1))
         self._waiting: list[Sequence] = []
@@ -101,6 +108,8 @@ class Scheduler:
         It shares prefix blocks with sequences of the same salt only.
         """
         self._check(sequence)
+        if self.limits.deterministic:
+            sequence.rewind()
         sequence.root = root_key(self._identity, salt)
         sequence.age, self._admitted = self._admitted, self._admitted + 1
         self._waiting.append(sequence)
@@ -124,19 +133,19 @@ class Scheduler:
             )
 
     def schedule(self) -> Batch | None:
-        """The next step, or None: nothing is left to run, or the launched steps must be settled first.
+        """The next step, or None: nothing is left to run, or all wait for launched steps or to be allowed more tokens.
 
         Prefill and decode take turns while both have rows: what decodes waits for one chunk at most.
         """
         self._start()
-        alive = [s for s in self._running if not s.ended and not s.full]
+        alive = [s for s in self._running if not (s.ended or s.full or s.held or s.diverged)]
         prefilling = [s for s in alive if not s.decoding]
         decoding = [s for s in alive if s.decoding]
         if prefilling and not (decoding and self._prefilled):
             self._prefilled = True
             return self._prefill(prefilling)
         self._prefilled = False
-        return self._decode(decoding)
+        return self._decode(decoding) if decoding else None
 
     def settle(self, batch: Batch, outcome: Outcome) -> Settled:
         """Take in what the oldest launched step gave; sequences at their end leave."""
@@ -151,13 +160,17 @@ class Scheduler:
         tokens = tuple((s, token) for s, token in sampled if self._accept(s, token))
         for sequence, _ in rows:
             if not sequence.ended:
-                self._publish(sequence)
+                self._prefixes.publish(sequence)
             elif not sequence.flying:
                 self._leave(sequence)
+        diverged = tuple(s for s, _ in rows if s.diverged and not s.ended and not s.flying)
+        for sequence in diverged:
+            self._preempt(sequence)
         return Settled(
             tokens,
             tuple(s for s, row in rows if row.targets and not s.scoring),
             tuple(s for s, _ in tokens if s.ended),
+            diverged,
         )
 
     def abort(self, sequence: Sequence) -> None:
@@ -210,7 +223,7 @@ class Scheduler:
 
         A block per running sequence stays free: else the next one to grow would preempt who has just started.
         """
-        found = self._find(sequence)
+        found = self._prefixes.find(sequence)
         need = self.limits.blocks_of(sequence.length) - len(found)
         if not self.pool.can_allocate(need + len(self._running), found):
             return False
@@ -224,25 +237,6 @@ class Scheduler:
         insort(self._running, sequence, key=_by_age)
         return True
 
-    def _find(self, sequence: Sequence) -> list[int]:
-        """The blocks in the prefix cache that it can begin with: never its last token's, for that one must run."""
-        if not self._prefix_cache or sequence.scoring:
-            return []
-        size = self.limits.block_size
-        return self.pool.find(sequence.keys_of((sequence.length - 1) // size, size))
-
-    def _publish(self, sequence: Sequence) -> None:
-        """Let others find the blocks that are full, accepted and read."""
-        if not self._prefix_cache:
-            return
-        size = self.limits.block_size
-        full = sequence.settled // size
-        if full > sequence.published:
-            keys = sequence.keys_of(full, size)
-            for index in range(sequence.published, full):
-                self.pool.publish(sequence.blocks[index], keys[index])
-            sequence.published = full
-
     def _prefill(self, prefilling: list[Sequence]) -> Batch:
         packed = pack(self.plan, prefilling)
         self._histogram.count(packed.bucket.phase, packed.tokens, packed.blocks(self.plan))
@@ -251,7 +245,7 @@ class Scheduler:
 
     def _decode(self, decoding: list[Sequence]) -> Batch | None:
         """One token of each, or None if there is nobody, or nobody can grow before the launched steps are settled."""
-        chosen = [s for s in decoding if s.suspect][:1] or decoding
+        chosen = [s for s in decoding if s.suspect][:1] or self._of_one_width(decoding)
         for sequence in chosen:
             if not self._grow(sequence):
                 return None
@@ -267,6 +261,14 @@ class Scheduler:
         blocks = sum(widths) if self.limits.layout == "flat" else max(widths)
         self._histogram.count("decode", len(rows), blocks)
         return self._launch(Step(self.plan.decode(len(rows), blocks), rows), chosen)
+
+    def _of_one_width(self, decoding: list[Sequence]) -> list[Sequence]:
+        """Deterministic: those whose bucket is that of who has waited longest."""
+        if not (self.limits.deterministic and decoding):
+            return decoding
+        buckets = [self.plan.decode(1, self.limits.blocks_of(s.cached + 1)) for s in decoding]
+        _, wanted = min(zip(decoding, buckets, strict=True), key=lambda pair: pair[0].turn)
+        return [s for s, bucket in zip(decoding, buckets, strict=True) if bucket == wanted]
 
     def _within_bounds(self, chosen: list[Sequence]) -> list[Sequence]:
         """Those whose blocks one flat step can list, who waited longest first: shared blocks are listed for each."""
@@ -336,10 +338,15 @@ class Scheduler:
     def _accept(self, sequence: Sequence, token: Sampled) -> bool:
         """Take the oldest unread token in, unless the sequence had ended before it."""
         sequence.unread -= 1
-        if sequence.ended:
+        if sequence.ended or sequence.diverged:
             return False
-        sequence.output.append(token.id)
+        if sequence.replaying:
+            sequence.diverged = token.id != sequence.replay[len(sequence.output)]
+            if not sequence.diverged:
+                sequence.output.append(token.id)
+            return False
         sequence.suspect = False
+        sequence.output.append(token.id)
         # Length first, then end of sequence, as TGI has it.
         full = len(sequence.output) >= sequence.max_new_tokens
         sequence.ended = full or (token.id in self._eos and not sequence.ignore_eos)
@@ -347,6 +354,9 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self._leave(sequence)
+        sequence.turn = self._steps  # else it would have the next turn again, of those that decode in turns
+        if self.limits.deterministic:
+            sequence.rewind()
         insort(self._waiting, sequence, key=_by_age)
 
     def _leave(self, sequence: Sequence) -> None:

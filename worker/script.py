@@ -59,6 +59,11 @@ class Script:
         text = bytes(i for i in self._prompt if i < 256)
         return {(a or c).decode(): float(b or d) for a, b, c, d in _DIRECTIVE.findall(text)}
 
+    @cached_property
+    def first_word(self) -> str:
+        """What its prompt begins with."""
+        return bytes(i for i in self._prompt if i < 256).partition(b" ")[0].decode(errors="replace")
+
     def token(self, position: int) -> Sampled:
         """What comes at this output position."""
         if self.directives.get("eos") == position >= self._min_new_tokens:

@@ -2,6 +2,8 @@
 
 MODEL_ID `scripted` or `scripted?step=0.005&warmup=1&max_total=4096&max_input=…&depth=1&seed=0&fail=a reason`: seconds
 per step and for the whole warm-up, the limits, steps in flight, another text for each seed, a reason not to load.
+`control=/a/folder` lets a test hold it in a phase: `pace` in there is the seconds of the next step, from one step to
+the next, and `steps` gets a line for each.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -44,12 +46,13 @@ class Settings:
     depth: int = 1
     seed: int = 0
     fail: str = ""
+    control: str = ""
 
     @classmethod
     def parse(cls, model_id: str) -> Settings:
         """The options of a model id; CannotLoad names the one that is wrong."""
         read = {"step": float, "warmup": float, "max_total": int, "max_input": int, "depth": int, "seed": int}
-        read |= {"fail": str}
+        read |= {"fail": str, "control": str}
         given: dict[str, float | int | str] = {}
         for name, text in parse_qsl(model_id.partition("?")[2], keep_blank_values=True):
             if name not in read:
@@ -108,6 +111,27 @@ class Running:
         return self.outcome
 
 
+class Control:
+    """The folder through which a test holds the runner and counts its steps."""
+
+    def __init__(self, folder: Path) -> None:
+        self._pace = folder / "pace"
+        self._steps = (folder / "steps").open("a", buffering=1)
+
+    def seconds(self) -> float:
+        """Of the step to be launched."""
+        return float(self._pace.read_text())
+
+    def note(self, phase: str, rows: Iterable[tuple[Row, Slot]]) -> None:
+        """A launched step: its phase, and for each row the first word of its prompt and how many tokens run."""
+        said = (f"{slot.script.first_word}:{row.count}" for row, slot in rows)
+        self._steps.write(f"{phase} {' '.join(said)}\n")
+
+    def close(self) -> None:
+        """No more steps."""
+        self._steps.close()
+
+
 def _obey(directives: dict[str, float], position: int) -> None:
     if directives.get("raise") == position:
         raise RuntimeError(f"scripted to raise at position {position}")
@@ -123,6 +147,7 @@ class ScriptedRunner:
     def __init__(self, info: ModelInfo, plan: Plan, settings: Settings) -> None:
         self.info, self.plan, self.settings = info, plan, settings
         self.depth = settings.depth
+        self._control = Control(Path(settings.control)) if settings.control else None
         self.slots: dict[int, Slot] = {}
         self._done = 0.0
         self._buckets = frozenset(plan.buckets)
@@ -172,7 +197,10 @@ class ScriptedRunner:
         obey = tuple((slot.script.directives, row.position) for row, slot in sampling)
         scores = [self._score(row.start + index) for row, _ in rows for index in range(len(row.targets))]
         sampled = [slot.say(row.position) for row, slot in sampling]
-        seconds = self.settings.step + sum(directives.get("slow", 0) for directives, _ in obey)
+        seconds = self.settings.step + sum(slot.script.directives.get("slow", 0) for _, slot in rows)
+        if self._control:
+            seconds += self._control.seconds()
+            self._control.note(step.bucket.phase, rows)
         self._done = max(self._done, time.monotonic()) + seconds
         return Running(self, self._done, Outcome(sampled, scores), obey)
 
@@ -192,6 +220,8 @@ class ScriptedRunner:
         """Forget everything."""
         self.slots.clear()
         self._tails.clear()
+        if self._control:
+            self._control.close()
 
     def _check_shape(self, step: Step) -> None:
         """The rows must fit their bucket, by the axes of its phase."""
@@ -281,7 +311,8 @@ def _limits(spec: LoadSpec, settings: Settings) -> Limits:
         max_input_tokens=spec.max_input_tokens or settings.max_input or total - 1,
         max_total_tokens=total,
         prefill_chunk=spec.prefill_chunk or 256,
-        prefill_batch=spec.prefill_batch or 4,
+        prefill_batch=spec.prefill_batch or (1 if spec.deterministic else 8),
+        deterministic=spec.deterministic,
     )
 
 

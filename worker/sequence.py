@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from dataclasses import dataclass, field
 
 from models.prefix import block_key
 from models.step import Sampling
+
+NO_BOUND = sys.maxsize
+"""What a sequence is allowed that waits for nobody."""
 
 
 def _no_blocks() -> array[int]:
@@ -62,7 +66,13 @@ class Sequence:
     ended: bool = False
     """It will not run again, and leaves when none of its steps is on its way."""
     suspect: bool = False
-    """A step that it was part of has raised: it runs by itself until a token of it is sampled."""
+    """A step that it was part of has raised: it runs by itself until a new token of it is sampled."""
+    replay: list[int] = field(default_factory=list)
+    """Deterministic: the tokens that it is known to begin with, computed anew since it last started."""
+    diverged: bool = False
+    """Another token than the known one came out: it starts again from those that are known."""
+    allowed: int = NO_BOUND
+    """Output tokens that it may have before the parent, whose log is to take them, allows more."""
     turn: int = 0
     """The number of its last decode step."""
 
@@ -82,6 +92,11 @@ class Sequence:
         return len(self.output) + self.unread >= self.max_new_tokens
 
     @property
+    def held(self) -> bool:
+        """Whether it waits, with its slot and blocks, until it is allowed more tokens."""
+        return len(self.output) + self.unread >= self.allowed
+
+    @property
     def scoring(self) -> bool:
         """Whether its prompt must run so that it is scored."""
         return self.prompt_logprobs and len(self.scores) < len(self.prompt) - 1
@@ -99,6 +114,17 @@ class Sequence:
             parent = self.keys[-1] if self.keys else self.root
             self.keys.append(block_key(parent, self.tokens(index * block_size, (index + 1) * block_size)))
         return self.keys[:count]
+
+    @property
+    def replaying(self) -> bool:
+        """Whether its next token is known."""
+        return len(self.output) < len(self.replay)
+
+    def rewind(self) -> None:
+        """Let all its tokens be computed anew, in the shapes that they were computed in; unless that went wrong."""
+        known = [*self.output, *self.replay[len(self.output) :]]
+        self.replay, self.output[:] = ([], known) if self.diverged else (known, [])
+        self.diverged = False
 
     def reset(self) -> None:
         """It holds nothing any more, and would begin from its first token."""

@@ -132,13 +132,13 @@ def rage(fleet: Fleet, faults: Faults, outcome: Outcome, seconds: float, clients
     outcome.seconds, outcome.faults = time.monotonic() - began, faults.counts
 
 
-def remains(client: Redis) -> str:
+def remains(client: Redis, model: str = "demo") -> str:
     """What is queued, unacked or open; empty if nothing is."""
     redis: Any = client
     unacked = list(redis.scan_iter(keys.UNACKED_PREFIX + "*"))
     found = {
         "open": redis.zcard(keys.OPEN),
-        "queued": redis.zcard(keys.queue_keys(keys.queue_of("demo"))[0]),
+        "queued": redis.zcard(keys.queue_keys(keys.queue_of(model))[0]),
         "unacked": sum(redis.hlen(key) for key in unacked),
     }
     return ", ".join(f"{count} {name}" for name, count in found.items() if count)

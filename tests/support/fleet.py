@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Self
 
 import httpx
-import redis as redis_client
 
 from sagrada.embedded import free_port
 from tests.support.processes import alive, children, until
+from wire.redis_url import client
 
 START_TIMEOUT = 120.0
 """Generous: a test machine may be busy; nothing waits this long when all is well."""
@@ -43,7 +43,7 @@ class Fleet:
         self.ports = [free_port() for _ in range(gateways)]
         self.addresses = [f"http://127.0.0.1:{port}" for port in self.ports]
         self.url = self.addresses[0]
-        self.redis = redis_client.Redis.from_url(redis_url)
+        self.redis = client(redis_url)
         self.env = {
             **os.environ,
             "REDIS_URL": redis_url,

@@ -30,6 +30,8 @@ def limits(**changes: Any) -> Limits:
         "prefill_chunk": 8,
         "prefill_batch": 2,
     }
+    if changes.get("deterministic"):
+        small["prefill_batch"] = 1
     return Limits(**{**small, **changes})
 
 
@@ -77,8 +79,8 @@ class Lab:
 
     def admit(self, *sequences: Sequence, salt: str = "") -> None:
         for each in sequences:
-            self.scheduler.admit(each, salt)
             self.given[each.seq] = list(each.output)
+            self.scheduler.admit(each, salt)
 
     def step(self) -> Batch | None:
         """One step launched, or else one settled; None: nothing is left. One that raises is the scheduler's."""

@@ -2,14 +2,15 @@
 -- ARGV: boot, claim id, most stalls, result ttl ms, version this process reads;
 --       then, if the message carried the job, what `create` reads.
 -- Returns {'gone'}, {'newer', version}, {'terminal', fields},
---         {'claimed' or 'poisoned', attempt, deadline, job, events so far, 1 = its last engine died}.
+--         {'claimed' or 'poisoned', attempt, deadline, job, events so far,
+--          1 = its last engine died, 2 = and it had added nothing there}.
 local boot, claim, most_stalls, keep, version = unpack(ARGV)
 
 local function answer(attempt, n, entries)
   local events = {}
   for i, entry in ipairs(entries) do events[i] = entry[2][2] end
   local verdict = number('stalls') >= tonumber(most_stalls) and 'poisoned' or 'claimed'
-  local suspect = tonumber(get('suspect') or '') == n and 1 or 0
+  local suspect = tonumber(get('suspect') or '') ~= n and 0 or number('stalls') > 0 and 2 or 1
   return { verdict, attempt, number('deadline'), get('job'), events, suspect }
 end
 

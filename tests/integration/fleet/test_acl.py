@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,34 +11,44 @@ import httpx
 import pytest
 from celery import Celery
 from redis import Redis
-from redis.exceptions import AuthenticationError, NoPermissionError
+from redis.exceptions import AuthenticationError, ConnectionError, NoPermissionError
 
 from sagrada.embedded import EmbeddedServer
 from tests.support.fleet import Fleet
 from tests.support.processes import until
+from tests.support.sentinels import NAME, Sentinels
 from wire.keys import LIVE, SECRET, channel, job_key, log_key, queue_keys, unacked_key, worker_key
+from wire.redis_url import client
 
 ACL = Path(__file__).parents[3] / "deploy" / "redis" / "users.acl"
 QUEUE = "sagrada.scripted"
 
 
+LINES = [line.split() for line in ACL.read_text().splitlines() if line.startswith("user ")]
+PASSWORDS = {words[1]: word[1:] for words in LINES for word in words if word.startswith(">")} | {
+    "admin": "admin"
+}
+
+
+def guard(server: EmbeddedServer) -> None:
+    """Give a server those users, and an administrator of the test's own."""
+    admin: Any = Redis.from_url(server.url)
+    admin.execute_command("ACL", "SETUSER", "admin", "on", ">admin", "~*", "&*", "+@all")
+    for words in sorted(LINES, key=lambda words: words[1] == "default"):
+        admin.execute_command("ACL", "SETUSER", *words[1:])
+    admin.close()
+
+
 class Guarded:
-    """A Redis with those users, and an administrator of the test's own."""
+    """A Redis with those users."""
 
     def __init__(self, folder: Path) -> None:
         self.server = EmbeddedServer(folder / "redis", aof=False)
         self.server.start()
-        admin: Any = Redis.from_url(self.server.url)
-        lines = [line.split() for line in ACL.read_text().splitlines() if line.startswith("user ")]
-        self.passwords = {words[1]: word[1:] for words in lines for word in words if word.startswith(">")}
-        admin.execute_command("ACL", "SETUSER", "admin", "on", ">admin", "~*", "&*", "+@all")
-        self.passwords["admin"] = "admin"
-        for words in sorted(lines, key=lambda words: words[1] == "default"):
-            admin.execute_command("ACL", "SETUSER", *words[1:])
-        admin.close()
+        guard(self.server)
 
     def url(self, user: str) -> str:
-        return self.server.url.replace("redis://", f"redis://{user}:{self.passwords[user]}@")
+        return self.server.url.replace("redis://", f"redis://{user}:{PASSWORDS[user]}@")
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +158,46 @@ def test_nobody_comes_in_without_a_name(guarded: Guarded) -> None:
         pytest.raises((AuthenticationError, NoPermissionError)),
     ):
         client.ping()
+
+
+@pytest.mark.full
+def test_with_sentinels_each_has_a_user_too(tmp_path: Path) -> None:
+    """Those of the servers, and on the sentinels one that may ask for the master and nothing more."""
+    asker = re.search(r"^# +user (\S+ on >(\S+) .*)$", ACL.read_text(), re.MULTILINE)
+    assert asker
+    lines = [
+        f"sentinel auth-user {NAME} sentinel",
+        f"sentinel auth-pass {NAME} {PASSWORDS['sentinel']}",
+        "user admin on >admin ~* &* +@all",
+        f"user {asker[1]}",
+        "user default off",
+    ]
+    flags = ("--masteruser", "replica", "--masterauth", PASSWORDS["replica"])
+    asking = f"&sentinel_username=sagrada&sentinel_password={asker[2]}"
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with Sentinels(
+        tmp_path / "redis", 1, flags=flags, lines=lines, login=("admin", "admin"), prepare=guard
+    ) as sentinels:
+        urls = {
+            user: sentinels.url(login=f"{user}:{PASSWORDS[user]}@", query=asking)
+            for user in ("admin", "gateway", "worker")
+        }
+        env = {"SERVED_MODEL_NAME": "scripted"}
+        with Fleet(urls["admin"], logs, model="scripted?step=0.01", urls=urls, env=env) as fleet:
+            fleet.ready()
+            job, new = submit(fleet, 200), sentinels.replica
+            until(lambda: sentinels.caught_up(new), 30, "the replica to have heard of it")
+            sentinels.master.kill()
+            sentinels.promoted(new)
+            until(lambda: httpx.get(fleet.url + "/readyz").status_code == 200, 60, "the gateway to be back")
+            assert status(fleet, job) == "completed"
+            until(
+                lambda: httpx.post(f"{fleet.url}/jobs", json={"inputs": "a"}).status_code == 202, 30, "more"
+            )
+        with (
+            client(urls["admin"].replace("sagrada", "nobody")) as stranger,
+            pytest.raises(ConnectionError) as error,
+        ):
+            stranger.ping()
+        assert "no sentinel names a master" in str(error.value) and asker[2] not in str(error.value)

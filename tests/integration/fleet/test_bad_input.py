@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import redis
 
 from tests.support.fleet import Fleet
 from tests.support.processes import until
 from tests.support.sse import follow
-
-
-@pytest.fixture(scope="module")
-def fleet(redis_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    redis.Redis.from_url(redis_server.url).flushdb()
-    logs: Path = tmp_path_factory.mktemp("logs")
-    env = {"SERVED_MODEL_NAME": "scripted"}
-    with Fleet(redis_server.url, logs, model="scripted?step=0.002&max_total=512", env=env) as running:
-        yield running.ready()
 
 
 @pytest.mark.parametrize("route", ["/jobs", "/generate"])

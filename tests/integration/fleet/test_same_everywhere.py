@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import msgpack
-import pytest
 import redis
 from celery import Celery
 
@@ -20,15 +17,6 @@ REQUEST: dict[str, Any] = {
     "inputs": "the same everywhere",
     "parameters": {"max_new_tokens": 40, "do_sample": True, "temperature": 0.8, "seed": 1234},
 }
-
-
-@pytest.fixture(scope="module")
-def fleet(redis_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    url = redis_server.url
-    redis.Redis.from_url(url).flushdb()
-    logs: Path = tmp_path_factory.mktemp("logs")
-    with Fleet(url, logs, model="scripted?step=0.002", env={"SERVED_MODEL_NAME": "scripted"}) as running:
-        yield running.ready()
 
 
 def producer(fleet: Fleet, **conf: Any) -> Celery:

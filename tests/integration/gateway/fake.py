@@ -49,6 +49,8 @@ class FakeWorker:
         self.redis = Redis.from_url(redis_url)
         self.ledger, self.registry = Ledger(self.redis), Registry(self.redis)
         self.model, self.step, self.word = model, step, "w"
+        self.words: dict[str, str] = {}
+        """The word of a job that has one of its own."""
         self.queue = TaskQueue(self.redis, queue_of(model))
         self.tokenizer = Tokenizer.from_files(tokenizer_files())
         self.boot, self.progress, self.error = f"boot-{model}", 0.0, ""
@@ -141,7 +143,7 @@ class FakeWorker:
         if "fail" in (job.inputs or self.tokenizer.decode(job.ids or ())).split():
             self._finish(now, Failed(seq=n, error="the cat is not at home"))
             return
-        last, text = n + 1 >= job.params.max_new_tokens, f"{self.word}{n} "
+        last, text = n + 1 >= job.params.max_new_tokens, f"{self.words.get(job.id, self.word)}{n} "
         stopped = any(stop in text for stop in job.params.stop)
         token = Token(seq=n, index=n, id=2 + n % 9, text=text, logprob=-0.5, special=False)
         if last or stopped:

@@ -7,19 +7,23 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 
 from sagrada.embedded import EmbeddedServer
 from tests.integration.gateway.client import http, submit
 from tests.integration.gateway.conftest import GatewayProcess, sees_worker
 from tests.integration.gateway.fake import FakeWorker
+from tests.support.full import full
 from tests.support.processes import until
 from tests.support.sse import frames
 from wire.keys import OPEN
+from wire.open import OpenJobs
 
 
 @dataclass
@@ -88,6 +92,49 @@ def test_a_redis_that_hangs_is_answered_for(own: Own) -> None:
         until(lambda: submit(url, 2).status_code == 202, 30, "submission")
 
 
+def test_a_full_redis_is_told_to_those_who_come_and_serves_those_who_are_there(own: Own) -> None:
+    url = own.gateway.url
+    with FakeWorker(own.redis.url) as worker:
+        sees_worker(own.gateway)
+        worker.hold()
+        job_id, jobs = submit(url, 5).json()["id"], OpenJobs(worker.redis)
+        kept = worker.queue.size(), len(jobs)
+        with full(worker.redis):
+            asked = {"inputs": "the cat"}
+            for answer in (submit(url), http.post(url + "/generate", json=asked)):
+                assert is_unavailable(answer) and "maxmemory" in answer.json()["error"]
+                assert int(answer.headers["retry-after"]) > 0
+            assert (worker.queue.size(), len(jobs)) == kept, "nothing was half accepted"
+            assert http.get(f"{url}/jobs/{job_id}").json()["queue_position"]
+            assert http.post(f"{url}/jobs/{job_id}/cancel").json()["status"] == "cancelled"
+            assert http.delete(f"{url}/jobs/{job_id}").status_code == 204
+            assert http.get(url + "/readyz").status_code == 200
+        assert submit(url, 2).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("harm", "mend"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        (("CONFIG", "SET", "min-replicas-to-write", "1"), ("CONFIG", "SET", "min-replicas-to-write", "0")),
+    ],
+    ids=["demoted", "without replicas"],
+)
+def test_a_redis_that_takes_no_writes(own: Own, harm: tuple[str, ...], mend: tuple[str, ...]) -> None:
+    url = own.gateway.url
+    with Redis.from_url(own.redis.url) as admin:
+        worker = FakeWorker(own.redis.url)
+        worker.publish()
+        sees_worker(own.gateway)
+        admin.execute_command(*harm)
+        try:
+            assert is_unavailable(submit(url)) and is_unavailable(submit(url))
+        finally:
+            admin.execute_command(*mend)
+        until(lambda: submit(url).status_code == 202, 30, "submission")
+        worker.registry.remove(worker.boot)
+
+
 def test_a_job_that_cannot_be_queued_is_kept_for_a_reconciler(own: Own) -> None:
     """The record is the promise. Asked for again under the same key it is the same job, and is queued then."""
     url, key = own.gateway.url, {"Idempotency-Key": "k"}
@@ -112,6 +159,25 @@ def test_a_full_waiting_room(narrow_url: str, worker: FakeWorker) -> None:
     assert refused.json()["error_type"] == "overloaded"
 
 
+def kept_alive(gateway: GatewayProcess) -> HTTPConnection:
+    """A connection that has been used and may be again, as a balancer has them."""
+    connection = HTTPConnection("127.0.0.1", gateway.port, timeout=30)
+    connection.request("GET", "/livez")
+    connection.getresponse().read()
+    return connection
+
+
+def asked_late(connection: HTTPConnection, method: str, path: str, body: str | None = None) -> int | None:
+    """The status of an answer that has come to its end; None: closed already, the client is to connect elsewhere."""
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+    except (ConnectionError, HTTPException):
+        return None
+    assert response.read() and response.headers["Connection"] == "close"
+    return response.status
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_streams_lets_bound_requests_finish_and_exits(
     redis_url: str, worker: FakeWorker, tmp_path: Path, signum: signal.Signals
@@ -131,10 +197,14 @@ def test_a_signal_ends_streams_lets_bound_requests_finish_and_exits(
         threads = [threading.Thread(target=work) for work in (generate, wait)]
         for thread in threads:
             thread.start()
+        kept = [kept_alive(gateway) for _ in range(3)]
         with http.stream("GET", f"{gateway.url}/jobs/{job_id}/stream") as response:
             until(lambda: len(worker.running) == 2, 30, "both jobs")
             gateway.process.send_signal(signum)
             assert [e for _, e in frames(response)] == [], "the stream is ended, to be resumed elsewhere"
+        assert asked_late(kept[0], "GET", "/readyz") in (503, None)
+        assert asked_late(kept[1], "POST", "/generate", '{"inputs": "the cat"}') in (503, None)
+        assert asked_late(kept[2], "GET", f"/jobs/{job_id}/stream") in (200, None)
         threads[1].join(30)
         assert got["wait"].status_code == 200 and got["wait"].json()["status"] == "in_progress"
         with pytest.raises(OSError, match="refused"):

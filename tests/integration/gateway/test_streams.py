@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import signal
 import socket
 import threading
 import time
@@ -15,11 +17,13 @@ from typing import Any
 
 import pytest
 
+from gateway.__main__ import SILENCE
+from gateway.exchange import MAX_UNSENT
 from tests.integration.gateway.client import http, job, submit
-from tests.integration.gateway.conftest import GatewayProcess
+from tests.integration.gateway.conftest import GatewayProcess, sees_worker
 from tests.integration.gateway.fake import FakeWorker
-from tests.support.processes import until
-from tests.support.sse import frames
+from tests.support.processes import children, until
+from tests.support.sse import follow, frames
 
 
 @contextlib.contextmanager
@@ -186,3 +190,100 @@ def test_old_clients_get_no_chunks(url: str, worker: FakeWorker, version: str) -
     assert (b"chunked" in head) == (version == "1.1")
     assert rest.startswith(b"retry: 1000\n\n") == (version == "1.0")
     assert b"Connection: close" in head and b'"type":"done"' in rest
+
+
+def peak(pid: int) -> int:
+    """The most bytes that a gateway's processes have had in memory."""
+    status = [Path(f"/proc/{p}/status").read_text() for p in (pid, *children(pid))]
+    return 1024 * sum(int(text.partition("VmHWM:")[2].split()[0]) for text in status)
+
+
+@pytest.mark.full
+def test_clients_that_never_read_cost_little_and_delay_nobody(
+    gateway: GatewayProcess, url: str, worker: FakeWorker
+) -> None:
+    """40 dead clients of a stream of 10 MB beside 50 readers of their own streams."""
+    worker.hold()
+    big = submit(url, 1200).json()["id"]
+    worker.words[big] = "x" * 8192
+    others = [submit(url, 400).json()["id"] for _ in range(50)]
+    with ThreadPoolExecutor(50) as pool, contextlib.ExitStack() as stack:
+        dead = [stack.enter_context(raw_stream(url, big, receive_buffer=4096)) for _ in range(40)]
+        assert all(sock.recv(17, socket.MSG_WAITALL) for sock in dead)
+        before = peak(gateway.process.pid)
+        reads = [pool.submit(events_of, url, job_id) for job_id in others]
+        worker.takes.set()
+        for read in reads:
+            assert [event["seq"] for event in read.result(120)] == list(range(401))
+        until(lambda: worker.ledger.record(big).terminal, 60, "the end of the big one")  # type: ignore[union-attr]
+        until(lambda: streams(url) == 0, what="the dead to be dropped")
+        assert peak(gateway.process.pid) - before < 40 * 2 * MAX_UNSENT
+    assert [event["seq"] for event in events_of(url, big)] == list(range(1201))
+
+
+def streams(url: str) -> int:
+    """Open streams of the gateway."""
+    lines = http.get(url + "/metrics").text.splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("sagrada_gateway_streams{"))
+
+
+@pytest.mark.full
+def test_a_gateway_that_redis_cuts_for_being_too_far_behind_reads_the_logs(
+    gateway: GatewayProcess, url: str, worker: FakeWorker
+) -> None:
+    def cut() -> int:
+        return int(worker.redis.info("stats")["client_output_buffer_limit_disconnections"])
+
+    before, processes = cut(), [gateway.process.pid, *children(gateway.process.pid)]
+    limits = worker.redis.config_get("client-output-buffer-limit")["client-output-buffer-limit"]
+    worker.redis.config_set("client-output-buffer-limit", "pubsub 65536 0 0")
+    worker.pause()
+    ids = [submit(url, 250).json()["id"] for _ in range(3)]
+    worker.words[ids[0]] = "x" * 65536
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            reads = [pool.submit(follow, url, job_id) for job_id in ids]
+            until(lambda: streams(url) == 3, what="the streams")
+            for pid in processes:
+                os.kill(pid, signal.SIGSTOP)
+            worker.steps.set()
+            until(lambda: cut() > before, what="Redis to lose its patience")
+            for pid in processes:
+                os.kill(pid, signal.SIGCONT)
+            assert [[e["seq"] for e in read.result(60)] for read in reads] == [list(range(251))] * 3
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+        worker.redis.config_set("client-output-buffer-limit", str(limits))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "request_line", ["GET /jobs/{id}/stream HTTP/1.1", "GET /jobs/{id} HTTP/1.1", "GET /liv"]
+)
+def test_clients_that_stop_in_the_middle_keep_no_thread_for_long(
+    redis_url: str, worker: FakeWorker, tmp_path: Path, request_line: str
+) -> None:
+    """Of an answer of 5 MB, or of their own request."""
+    with (
+        GatewayProcess(redis_url, tmp_path / "log", GATEWAY_THREADS="4") as narrow,
+        contextlib.ExitStack() as stack,
+    ):
+        url = sees_worker(narrow)
+        worker.hold()
+        job_id = submit(url, 600).json()["id"]
+        worker.words[job_id] = "x" * 8192
+        worker.takes.set()
+        until(lambda: job(url, job_id)["status"] == "completed", 60, "the end")
+        head = request_line.format(id=job_id) + "\r\nHost: x\r\n\r\n" * request_line.endswith("1.1")
+        for _ in range(8):
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", narrow.port))
+            sock.sendall(head.encode())
+        time.sleep(0.5)
+        assert http.get(url + "/livez", timeout=2 * SILENCE + 100).status_code == 200
+        assert len(events_of(url, job_id)) == 601
+        if job_id in head:
+            assert http.get(url + "/livez", timeout=SILENCE / 2).status_code == 200, "no thread waits at all"
+    assert "Traceback" not in narrow.log.read_text()

@@ -12,6 +12,7 @@ import pytest
 from tests.integration.gateway.client import http
 from tests.integration.gateway.fake import EOS, FakeWorker
 from tests.support.processes import until
+from tests.support.sse import frames
 
 
 def body(tokens: int = 3, inputs: str = "the cat", **parameters: Any) -> dict[str, Any]:
@@ -100,6 +101,17 @@ def test_generate_stream(url: str, worker: FakeWorker) -> None:
     assert got[2]["generated_text"] == "w0 w1 w2 " and got[2]["details"] == details
     plain = events(http.post(url + "/generate_stream", json=body(2)))
     assert plain[-1]["generated_text"] == "w0 w1 " and plain[-1]["details"] is None
+
+
+def test_a_stream_goes_on_with_another_worker(url: str, worker: FakeWorker) -> None:
+    """What is news to the gateway alone, such as a new attempt, is not taken for the end."""
+    worker.pause()
+    asked = {"inputs": "the cat", "parameters": {"max_new_tokens": 2}}
+    with http.stream("POST", url + "/generate_stream", json=asked) as response:
+        until(lambda: worker.running, 30, "the job")
+        worker.resume_all()
+        worker.steps.set()
+        assert [event["token"]["text"] for _, event in frames(response)] == ["w0 ", "w1 "]
 
 
 def test_only_the_last_event_of_a_stopped_stream_has_the_text(url: str, worker: FakeWorker) -> None:

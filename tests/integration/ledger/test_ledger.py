@@ -329,12 +329,16 @@ def test_a_job_whose_engine_died_is_a_suspect_until_it_adds_a_token(ledger: Ledg
     assert not first.suspect
     assert ledger.release(job.id, first.attempt, engine_died=True)
     second = claimed(ledger, job, "b")
-    assert second.suspect
+    assert second.suspect and not second.alone, "it had added a token"
     assert ledger.release(job.id, second.attempt), "handed over before it was tried"
     third = claimed(ledger, job, "c")
     assert third.suspect
     ledger.append(job.id, third.attempt, token(1, 3))
-    assert not claimed(ledger, job, "d").suspect, "its worker died, its engine had not"
+    fourth = claimed(ledger, job, "d")
+    assert not fourth.suspect, "its worker died, its engine had not"
+    assert ledger.release(job.id, fourth.attempt, engine_died=True)
+    fifth = claimed(ledger, job, "e")
+    assert fifth.suspect and fifth.alone, "it had added nothing"
 
 
 def test_an_engine_s_death_counts_as_an_attempt_and_a_hand_over_does_not(ledger: Ledger) -> None:

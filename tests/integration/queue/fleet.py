@@ -86,9 +86,13 @@ class Fleet:
         self.queue = TaskQueue(self.redis, QUEUE)
 
     def start(self, queues: Sequence[str] = (QUEUE,), **env: str) -> Worker:
+        return self.launch(queues, **env).ready()
+
+    def launch(self, queues: Sequence[str] = (QUEUE,), **env: str) -> Worker:
+        """One that is not ready yet."""
         worker = Worker(self.url, self.folder / f"{len(self.workers)}.log", queues, **env)
         self.workers.append(worker)
-        return worker.ready()
+        return worker
 
     def producer(self, ours: bool = True, **conf: Any) -> Celery:
         """An app that only sends: through our transport, or a stock one that has never heard of Sagrada."""

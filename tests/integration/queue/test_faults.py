@@ -79,6 +79,23 @@ def test_a_killed_worker_loses_nothing(fleet: Fleet) -> None:
     assert runs.count(2) <= 16, "only what the killed worker had in its hands runs again"
 
 
+def test_workers_that_freeze_while_they_wait_take_no_job_with_them(fleet: Fleet) -> None:
+    """What hands a message to whoever waits for it loses one with each; tests/chaos/frozen.py has a thousand jobs."""
+    workers = [fleet.launch(slots="64", lease=str(LEASE)) for _ in range(3)]
+    for worker in workers:
+        worker.ready()
+    ours, stock = fleet.producer(), fleet.producer(ours=False)
+    results = [*send(ours, 2), *send(stock, 2)]  # some pops are on their way
+    for worker in workers:
+        worker.signal(signal.SIGSTOP)
+    results += [*send(ours, 23), *send(stock, 23)]
+    for worker in workers[1:]:
+        worker.kill()
+    workers[0].signal(signal.SIGCONT)
+    until(lambda: _all_done(fleet, results))
+    assert len(results) == 50
+
+
 @pytest.mark.parametrize("room", [True, False], ids=["others-free", "others-full"])
 def test_a_zombie_goes_on_under_a_new_name(fleet: Fleet, room: bool) -> None:
     app = fleet.producer()

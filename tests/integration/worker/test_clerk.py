@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 
-from tests.integration.worker.workers import QUEUE
+from tests.integration.ledger.actors import token
+from tests.integration.worker.workers import QUEUE, Subscriber
+from tests.support.full import full
+from wire.commands import append_command, entry
 from wire.events import Done, Resumed, Started, Token
 from wire.job import Job, SamplingParams, new_job_id
 from wire.keys import job_key, log_key
@@ -146,3 +150,29 @@ def test_a_deleted_job_stays_deleted(desk: Desk) -> None:
     desk.clerk.write([assignment])
     assert desk.clerk.write([assignment]) == {assignment: Fate.GONE}
     assert not desk.redis.exists(job_key(assignment.job_id))
+
+
+def test_a_full_redis_takes_the_tokens_of_running_jobs_in_order(desk: Desk) -> None:
+    running, ending = desk.begin(9), desk.begin(6)
+    heard = Subscriber(desk.redis, running.job_id)
+    with full(desk.redis):
+        for text in ("a", "bcd", "e"):
+            desk.say(running, text)
+            assert desk.clerk.write([running]) == {}
+        desk.say(ending, "hallo!")
+        assert desk.clerk.write([running, ending]) == {ending: Fate.FINISHED}
+        assert (desk.log(running), desk.log(ending)) == ("abcde", "hallo!")
+    desk.say(running, "fghi")
+    assert desk.clerk.write([running]) == {running: Fate.FINISHED}
+    assert desk.log(running) == "abcdefghi"
+    assert [event.seq for event in heard.hear(10)] == list(range(10))
+
+
+def test_of_tokens_written_together_a_full_redis_takes_none(desk: Desk) -> None:
+    """Were the first refused and the second accepted, the log would have a hole."""
+    job = desk.begin()
+    appends = [append_command(job.job_id, 1, entry(token(n, 1))) for n in range(2)]
+    with full(desk.redis):
+        assert [type(reply) for reply in desk.pipeline.together(appends)] == [OutOfMemoryError] * 2
+        assert desk.log(job) == ""
+    assert desk.pipeline.together(appends) == [b"1-1", b"1-2"]

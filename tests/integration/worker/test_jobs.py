@@ -181,3 +181,26 @@ def test_many_jobs_of_mixed_lengths_all_end_right(office: Office) -> None:
     until(lambda: office.unacked() == 0)
     assert {record.attempt for id in jobs if (record := office.ledger.record(id))} == {1}
     assert office.serving()[0].counters["compilations"] == 0
+
+
+FLEET = {"live", "workers", "gateways", *(f"q:sagrada.scripted:{part}" for part in ("bell", "taken", "bad"))}
+"""What stays in Redis where no job is left, and does not grow with their number (see wire/keys.py)."""
+
+
+def test_whatever_way_a_job_ended_all_of_it_expires(office: Office) -> None:
+    """Also what the tests before this one have left."""
+    done, running, queued = office.submit("Hello", 20), office.submit("Hello", 4000), office.submit("Hi", 20)
+    until(lambda: office.tokens(running) > 5)
+    for job_id in (running, queued):
+        office.cancel(job_id)
+    for prompt, error in (("!raise@3", JobFailed), ("", ValidationError)):
+        with pytest.raises(error):
+            ask(office, prompt).get(timeout=LONG)
+    for job_id in (done, running, queued):
+        office.stream(job_id)
+    assert office.ledger.delete(done) == "deleted"
+    until(lambda: office.unacked() == 0 and office.serving()[0].running == 0)
+    lasting = {key.decode() for key in office.redis.scan_iter() if office.redis.ttl(key) == -1}
+    ours = {key for key in lasting if not key.startswith("_kombu.binding")}
+    assert ours <= {f"sagrada:{name}" for name in FLEET}
+    assert office.redis.zcard("sagrada:live") == office.redis.zcard("sagrada:workers") == 1

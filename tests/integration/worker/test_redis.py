@@ -12,6 +12,8 @@ from sagrada.embedded import EmbeddedServer
 from tests.integration.worker.watch import assert_unbroken, progress, submit
 from tests.integration.worker.workers import Office
 from tests.support.processes import alive, until
+from tests.support.proxy import Proxy
+from worker.desk import AHEAD
 
 
 @pytest.fixture
@@ -46,6 +48,30 @@ def test_redis_away_for_several_leases_restarts_no_engine(own_server: EmbeddedSe
         own_server.start()
         assert_unbroken(office, jobs, 200)
         assert alive(engine)
+        assert {record.attempt for id in jobs if (record := office.ledger.record(id))} == {1}
+    finally:
+        office.close()
+
+
+@pytest.mark.full
+def test_a_redis_that_stalls_holds_its_jobs_back_and_loses_nothing(
+    own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    """The engine makes a token each millisecond; the stall is longer than the lease, and than AHEAD of them take."""
+    office = Office(own_server.url, tmp_path)
+    try:
+        with Proxy(own_server.port) as proxy:
+            url = f"redis://127.0.0.1:{proxy.port}/0"
+            office.start(step=0.001, LEASE_SECONDS="2", SLOTS="8", REDIS_URL=url)
+            jobs = submit(office, 8, 2000)
+            until(lambda: progress(office, jobs, 5))
+            for stalled in (0.5, 4.0):
+                proxy.stall()
+                time.sleep(stalled)
+                proxy.go_on()
+                time.sleep(0.5)
+            assert_unbroken(office, jobs, 2000)
+            until(lambda: [AHEAD // 2 < info.most_unlogged <= AHEAD for info in office.serving()] == [True])
         assert {record.attempt for id in jobs if (record := office.ledger.record(id))} == {1}
     finally:
         office.close()

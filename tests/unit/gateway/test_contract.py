@@ -1,4 +1,4 @@
-"""What gateway/detach.py relies on in gunicorn; a new gunicorn that breaks one of these breaks the take-over."""
+"""What gateway/detach.py and gateway/door.py rely on in gunicorn; a new one that breaks it breaks them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from gateway.__main__ import settings
 from gateway.config import Config as GatewayConfig
 from gateway.detach import _take
+from gateway.door import DoorWorker
 
 
 @pytest.fixture
@@ -77,5 +78,5 @@ def test_every_setting_is_known_to_gunicorn() -> None:
     cfg = Config()
     for name, value in settings(GatewayConfig()).items():
         cfg.set(name, value)
-    assert cfg.worker_class is ThreadWorker
+    assert cfg.worker_class is DoorWorker
     logging.getLogger("gunicorn.error").handlers.clear()

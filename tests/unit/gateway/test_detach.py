@@ -61,7 +61,7 @@ def test_a_whole_answer(make: Make) -> None:
 def test_a_stream_in_chunks(make: Make) -> None:
     client, exchange = make()
     exchange.begin(HEADERS)
-    for piece in (b"one", b"0123456789abcdef"):
+    for piece in (b"one", b"", b"0123456789abcdef"):
         exchange.write(piece)
     exchange.end()
     head, _, body = rest(client).partition(b"\r\n\r\n")

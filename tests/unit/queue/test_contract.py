@@ -24,6 +24,7 @@ from kombu.transport import virtual
 
 from wire import owner as owners
 from wire import transport
+from wire.backend import backend_settings
 from wire.job import MAX_PRIORITY
 from wire.keys import DEAD, LIVE, OPEN, QUEUE_PREFIX, queue_keys, unacked_key
 from wire.owner import Ask, Owner
@@ -135,6 +136,18 @@ def test_kombu_cannot_tell_priority_zero_from_none() -> None:
     assert inspect.signature(Producer.publish).parameters["priority"].default == 0
 
 
+def test_a_binding_is_written_where_and_how_we_write_it() -> None:
+    bind = source(stock.Channel._queue_bind)
+    assert "key = self.keyprefix_queue % (exchange,)" in bind
+    assert "self.sep.join([routing_key or '', pattern or '', queue or ''])" in bind
+    assert (
+        "pipe.sadd(key, member)" in bind
+        and "pipe.sadd(self.keyprefix_binding_permanent % (exchange,)" in bind
+    )
+    assert "self._refresh_binding(" in bind
+    assert "register_script(REFRESH_BINDING)" in source(stock.Channel._refresh_binding.func)
+
+
 def test_no_batch_may_bypass_the_put_script() -> None:
     assert "supports_batch_publish" in vars(stock.Channel)
     assert "supports_batch_publish" in vars(stock.Transport)
@@ -200,7 +213,7 @@ def test_broker_urls(redis: str, broker: str) -> None:
     ],
 )
 def test_celery_s_result_backend_is_the_same_redis(redis: str, wanted: dict[str, Any]) -> None:
-    with Celery(backend=transport.backend_url(redis), set_as_current=False) as app:
+    with Celery(set_as_current=False, changes=backend_settings(redis)) as app:
         options = app.backend.connparams
     assert {name: options.get(name) for name in wanted} == wanted
 

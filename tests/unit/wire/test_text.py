@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from tests.support.memory import resident
 from wire.detokenizer import Detokenizer
 from wire.job import SamplingParams
 from wire.stop import StopMatcher
@@ -222,3 +224,14 @@ def test_broken_files_are_refused_with_a_sentence(tmp_path: object) -> None:
         Tokenizer.from_files({"tokenizer.json": b"{}"})
     with pytest.raises(TokenizerError, match="lack"):
         Tokenizer.from_files({})
+
+
+def test_a_tokenizer_keeps_few_of_the_words_it_has_seen() -> None:
+    """By default 10,000 in each thread that ever used it: a gateway would grow by hundreds of MB."""
+    tokenizer, letters = _byte_level(), str.maketrans("0123456789", "abcdefghij")
+    for number in range(2_000):
+        tokenizer.encode(f"{number:0100}".translate(letters))
+    before = resident(os.getpid())
+    for number in range(2_000, 10_000):
+        tokenizer.encode(f"{number:0100}".translate(letters))
+    assert resident(os.getpid()) - before < 3, "MB"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
 
 from models.step import LoadSpec, Sampling, Step
+from tests.support.processes import until
 from tests.support.scheduling import limits, scripted_runner
 from wire.job import SamplingParams
 from worker.beat import Beat
 from worker.engine import Engine
-from worker.link import Admit, FromEngine, Link, SequenceFailed, Stepped
+from worker.link import Admit, Allow, FromEngine, Link, SequenceFailed, Stepped, Stop
 from worker.options import Options
 from worker.script import say
 from worker.scripted import Running, ScriptedRunner
@@ -69,3 +72,31 @@ def test_a_launch_that_raises_costs_one_sequence_at_most(depth: int, raising: in
     for seq, prompt in prompts.items():
         assert given[seq] == say(prompt, Sampling(), len(given[seq]))
         assert seq in failed or len(given[seq]) == NEW
+
+
+def test_an_engine_whose_sequences_all_wait_to_be_allowed_more_waits_too() -> None:
+    with talk(scripted_runner(limits(num_blocks=100))) as (engine, parent):
+        running = threading.Thread(target=engine.run)
+        running.start()
+        params = SamplingParams(max_new_tokens=NEW, seed=1)
+        for seq, allowed in ((0, 3), (1, NEW)):
+            parent.send(Admit(seq=seq, prompt=list(b"ab"), output=[], params=params, allowed=allowed))
+        given: dict[int, list[int]] = {0: [], 1: []}
+
+        def hear(held: int) -> bool:
+            for frame in parent.receive():
+                for output in frame.outputs if isinstance(frame, Stepped) else ():
+                    given[output.seq].append(output.id)
+            return [len(ids) for ids in given.values()] == [held, NEW]
+
+        until(lambda: hear(3))
+        before = time.process_time()
+        time.sleep(0.3)
+        assert time.process_time() - before < 0.2 and hear(3), "it does not spin"
+        parent.send(Allow(seq=0, allowed=5))
+        until(lambda: hear(5))
+        parent.send(Allow(seq=0, allowed=NEW))
+        until(lambda: hear(NEW))
+        parent.send(Stop())
+        running.join(10)
+    assert given == {seq: say(b"ab", Sampling(), NEW) for seq in (0, 1)}

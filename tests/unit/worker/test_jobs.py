@@ -31,9 +31,10 @@ from worker.assignment import (
 )
 from worker.clerk import Fate
 from worker.config import Config
+from worker.desk import AHEAD
 from worker.intake import Shop
 from worker.jobs import Jobs
-from worker.link import Abort, Admit, Output, SequenceFailed, Stepped, ToEngine
+from worker.link import Abort, Admit, Allow, Output, SequenceFailed, Stepped, ToEngine
 from worker.pipeline import Away
 from worker.script import write_tokenizer
 
@@ -195,6 +196,26 @@ def test_while_redis_is_away_tokens_are_kept_and_nothing_is_settled(bench: Bench
     assert isinstance(bench.verdicts["a"], Completed)
 
 
+def test_a_job_may_be_so_far_ahead_of_its_log_and_no_farther(bench: Bench) -> None:
+    bench.clerk.answers["a"] = Claimed(job("a", tokens=1000), 1, 0, "c", ())
+    assignment = bench.take("a")
+
+    def allowed() -> list[int]:
+        return [frame.allowed for frame in bench.sent if isinstance(frame, Admit | Allow)]
+
+    assert allowed() == [AHEAD]
+    bench.clerk.away = True
+    for _ in range(AHEAD):
+        with pytest.raises(Away):
+            bench.step(assignment)
+    assert allowed() == [AHEAD] and bench.jobs.most_unlogged == AHEAD
+    bench.clerk.away = False
+    bench.jobs.settle_accounts()
+    for _ in range(AHEAD):
+        bench.step(assignment)
+    assert allowed() == [AHEAD, 2 * AHEAD, 2 * AHEAD + AHEAD // 2, 3 * AHEAD]
+
+
 def test_an_engine_s_death_returns_its_jobs_as_suspects(bench: Bench) -> None:
     first, second = bench.take("a"), bench.take("b")
     bench.step(first, second)
@@ -239,8 +260,8 @@ def test_a_suspect_that_is_cancelled_while_it_waits_is_never_tried(bench: Bench)
     assert (parked in bench.jobs.roster.held, parked.number) == (True, 0), "who has it now is not known yet"
 
 
-def test_suspects_enter_one_by_one_each_after_the_other_s_first_token(bench: Bench) -> None:
-    bench.clerk.answers = {id: Claimed(job(id), 2, 0, "d", (), suspect=True) for id in "abc"}
+def test_suspects_that_must_enter_one_by_one_each_after_the_other_s_first_token(bench: Bench) -> None:
+    bench.clerk.answers = {id: Claimed(job(id), 2, 0, "d", (), suspect=True, alone=True) for id in "abc"}
     suspects = [bench.take(id) for id in "abc"]
     healthy = bench.take("d")
     assert [a.number > 0 for a in (*suspects, healthy)] == [True, False, False, True]
@@ -314,15 +335,17 @@ def test_a_bad_request_is_refused_and_a_good_one_runs(bench: Bench) -> None:
     assert bench.clerk.claims == [["b"]]
 
 
-def test_handing_over_gives_everything_back(bench: Bench) -> None:
+@pytest.mark.parametrize("away", [False, True])
+def test_handing_over_gives_everything_back(bench: Bench, away: bool) -> None:
+    """At once; while Redis is away the message stays with the boot, and goes to others when its lease ends."""
     running, ended = bench.take("a"), bench.take("b")
     bench.clerk.away = True
     for _ in range(3):
         with pytest.raises(Away):
             bench.step(ended)
-    bench.clerk.away = False
+    bench.clerk.away = away
     bench.jobs.hand_over()
-    assert isinstance(bench.verdicts["a"], Left)
-    assert isinstance(bench.verdicts["b"], Completed)
+    assert isinstance(bench.verdicts["a"], Left if away else Returned)
+    assert isinstance(bench.verdicts["b"], Left if away else Completed)
     assert running.number == 0
     assert not bench.jobs.roster.in_engine

@@ -62,30 +62,51 @@ def suspects(roster: Roster, count: int) -> list[Assignment]:
     return made
 
 
-def test_one_suspect_at_a_time_is_on_trial() -> None:
+def test_each_trial_is_of_twice_as_many_suspects_once_all_have_passed_the_last() -> None:
     roster = Roster()
-    first, second, third = suspects(roster, 3)
-    assert [roster.may_enter(assignment) for assignment in (first, second, third)] == [True, False, False]
-    assert roster.next_on_trial() is None
-    first.suspect = False  # it has added a token
-    assert roster.next_on_trial() is second
-    roster.remove(second)  # it has ended
-    assert roster.next_on_trial() is third
-    assert roster.next_on_trial() is None
+    made = suspects(roster, 8)
+    assert not any(map(roster.may_enter, made))
+    assert roster.next_on_trial() == made[:1]
+    assert roster.next_on_trial() == []
+    made[0].suspect = False  # it has added a token
+    assert roster.next_on_trial() == made[1:3]
+    made[1].suspect = False
+    assert roster.next_on_trial() == []
+    roster.remove(made[2])  # it has ended
+    assert roster.next_on_trial() == made[3:7]
+    roster.engine_died()
+    late = suspects(roster, 2)
+    assert not any(map(roster.may_enter, late))
+    assert roster.next_on_trial() == late[:1], "a new engine begins with one"
+
+
+def test_who_added_nothing_before_the_engine_died_is_tried_alone() -> None:
+    roster = Roster()
+    made = suspects(roster, 6)
+    made[2].alone = made[3].alone = True
+    assert not any(map(roster.may_enter, made))
+    trials = []
+    while trial := roster.next_on_trial():
+        trials.append(trial)
+        for assignment in trial:
+            assignment.suspect = False
+    assert trials == [made[:1], made[1:2], made[2:3], made[3:4], made[4:]]
 
 
 def test_who_is_no_suspect_waits_for_none() -> None:
     roster = Roster()
     (suspect,), (healthy,) = suspects(roster, 1), enter(roster, 1)
-    assert roster.may_enter(suspect) and roster.may_enter(healthy)
+    assert not roster.may_enter(suspect) and roster.next_on_trial() == [suspect]
+    assert roster.may_enter(healthy)
 
 
 def test_an_engine_s_death_tells_the_one_on_trial_from_those_who_were_to_be() -> None:
     roster = Roster()
     tried, parked = suspects(roster, 2)
     for assignment in (tried, parked):
-        if roster.may_enter(assignment):
-            roster.admit(assignment)
+        roster.may_enter(assignment)
+    for assignment in roster.next_on_trial():
+        roster.admit(assignment)
     assert roster.engine_died() == ([tried], [parked])
     assert roster.engine_died() == ([], [])
 
@@ -95,6 +116,7 @@ def test_a_suspect_that_leaves_while_it_waits_is_not_tried() -> None:
     first, second = suspects(roster, 2)
     for assignment in (first, second):
         roster.may_enter(assignment)
+    assert roster.next_on_trial() == [first]
     roster.remove(second)
     first.suspect = False
-    assert roster.next_on_trial() is None
+    assert roster.next_on_trial() == []

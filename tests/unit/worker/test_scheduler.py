@@ -8,11 +8,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from models.plan import Bucket
 from models.step import Sampling
 from tests.support.scheduling import Lab, expected, sequence
 from worker.scheduler import MOST_PASSED, Refused
 from worker.script import EOS
-from worker.sequence import Sequence
+from worker.sequence import NO_BOUND, Sequence
 
 
 def prompt(length: int, salt: int = 0) -> list[int]:
@@ -331,6 +332,37 @@ def test_a_step_ahead_of_one_that_raised_is_run_again() -> None:
         assert lab.given[each.seq] == expected(each, 10)
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_one_that_waits_to_be_allowed_more_keeps_its_place_and_delays_nobody(depth: int) -> None:
+    lab = Lab(depth=depth, num_blocks=100)
+    held, other = sequence(0, prompt(5), 30, allowed=7), sequence(1, prompt(6, 1), 30)
+    lab.admit(held, other)
+    while lab.step():
+        pass
+    assert (len(lab.given[0]), len(lab.given[1])) == (7, 30)
+    assert lab.scheduler.busy and held.slot is not None and lab.scheduler.schedule() is None
+    slot, blocks = held.slot, list(held.blocks)
+    held.allowed = 9
+    while lab.step():
+        pass
+    assert len(lab.given[0]) == 9 and (held.slot, list(held.blocks)[: len(blocks)]) == (slot, blocks)
+    held.allowed = 30
+    lab.drain()
+    assert lab.given[0] == expected(held, 30)
+
+
+def test_one_that_is_held_can_be_preempted_and_dropped() -> None:
+    lab = Lab(num_blocks=17)
+    older, held = sequence(0, prompt(10), 40), sequence(1, prompt(20, 1), 20, allowed=3)
+    lab.admit(older, held)
+    while lab.step():
+        pass
+    assert lab.given[0] == expected(older, 40) and lab.scheduler.preemptions
+    assert len(lab.given[1]) == 3
+    lab.scheduler.abort(held)
+    lab.drain()
+
+
 def test_a_flat_step_lists_no_more_blocks_than_its_bucket_whoever_shares_them() -> None:
     lab = Lab(layout="flat", num_blocks=16, slots=4)
     lab.admit(sequence(0, prompt(36), 2))
@@ -346,14 +378,92 @@ def test_a_flat_step_lists_no_more_blocks_than_its_bucket_whoever_shares_them() 
     assert {seq for turn in turns for seq in turn} == {1, 2, 3, 4}
 
 
+class TestDeterministic:
+    """A sequence is computed in the same shapes, whoever runs beside it and however often it starts."""
+
+    @staticmethod
+    def shapes(lab: Lab, seq: int) -> dict[int, tuple[Bucket, int]]:
+        """What the sequence's tokens were computed in when they were last: by first position, bucket and count."""
+        rows = [
+            (row, batch.step.bucket)
+            for batch in lab.batches
+            for each, row in zip(batch.sequences, batch.step.rows, strict=True)
+            if each.seq == seq
+        ]
+        return {row.start: (bucket, row.count) for row, bucket in rows}
+
+    def alone(self, length: int, count: int) -> dict[int, tuple[Bucket, int]]:
+        lab = Lab(deterministic=True)
+        lab.admit(sequence(0, prompt(length), count))
+        lab.drain()
+        return self.shapes(lab, 0)
+
+    @pytest.mark.parametrize("depth", [1, 3])
+    def test_in_a_crowd_that_preempts_it(self, depth: int) -> None:
+        lab = Lab(deterministic=True, depth=depth, num_blocks=17)
+        crowd = [sequence(i, prompt(3 + 9 * i % 20), 12 + 9 * i % 30) for i in range(6)]
+        lab.admit(*crowd)
+        lab.drain()
+        assert lab.scheduler.preemptions
+        for each in crowd:
+            assert lab.given[each.seq] == expected(each, each.max_new_tokens)
+            ours, alone = self.shapes(lab, each.seq), self.alone(len(each.prompt), each.max_new_tokens)
+            # What it lacks was found in the prefix cache.
+            assert ours == {start: shape for start, shape in alone.items() if start >= min(ours)}
+
+    def test_resumed_it_computes_what_is_known_anew_and_gives_only_what_is_not(self) -> None:
+        lab = Lab(deterministic=True)
+        known = expected(sequence(0, prompt(21), 30), 13)
+        resumed = sequence(0, prompt(21), 30, output=list(known))
+        lab.admit(resumed)
+        lab.given[0].clear()
+        lab.drain()
+        assert [*known, *lab.given[0]] == resumed.output == expected(resumed, 30)
+        assert self.shapes(lab, 0) == self.alone(21, 30)
+
+    def test_a_known_prompt_saves_whole_chunks_and_generated_tokens_are_not_shared(self) -> None:
+        lab = Lab(deterministic=True)
+        first = sequence(0, prompt(22), 12)
+        lab.admit(first)
+        lab.drain()
+        said = lab.given[0]
+        lab.admit(sequence(1, prompt(22), 12), sequence(2, [*prompt(22), *said], 3))
+        lab.drain()
+        for seq in (1, 2):
+            assert min(self.shapes(lab, seq)) == 16, "two chunks of eight are known, and 22 and more are not"
+        assert self.alone(22, 12).items() >= self.shapes(lab, 1).items()
+
+    @pytest.mark.parametrize("depth", [1, 3])
+    def test_one_that_comes_out_otherwise_goes_on_from_the_tokens_that_are_known(self, depth: int) -> None:
+        lab = Lab(deterministic=True, depth=depth)
+        fresh = sequence(0, prompt(9), 20)
+        known = [*expected(fresh, 4), 120, 120]
+        resumed = sequence(1, prompt(9), 20, output=list(known))
+        lab.admit(fresh, resumed)
+        lab.given[1].clear()
+        lab.drain()
+        assert lab.given[0] == expected(fresh, 20)
+        assert [*known, *lab.given[1]] == resumed.output == [*known, *expected(fresh, 20)[6:]]
+
+    def test_every_width_gets_its_turn(self) -> None:
+        lab = Lab(deterministic=True, num_blocks=40)
+        lab.admit(sequence(0, prompt(40), 20), sequence(1, prompt(2), 20))
+        for _ in range(60):
+            lab.step()
+        assert lab.given[0] and lab.given[1]
+        widths = {b.step.bucket.blocks for b in lab.batches if b.step.bucket.phase == "decode"}
+        assert len(widths) > 1
+
+
 class Chaos(RuleBasedStateMachine):
     """Anything in any order: books stay balanced, tokens right, and it always comes to an end."""
 
-    depth, layout = 1, "gather"
+    depth, layout, deterministic = 1, "gather", False
 
     def __init__(self) -> None:
         super().__init__()
-        self.lab = Lab(num_blocks=18, slots=3, depth=self.depth, layout=self.layout)
+        limits: dict[str, Any] = {"num_blocks": 18, "slots": 3, "layout": self.layout}
+        self.lab = Lab(depth=self.depth, deterministic=self.deterministic, **limits)
         self.all: list[Sequence] = []
 
     @rule(
@@ -375,7 +485,8 @@ class Chaos(RuleBasedStateMachine):
     def step(self, count: int) -> None:
         for _ in range(count):
             busy = self.lab.scheduler.busy
-            assert (self.lab.step() is not None) == busy
+            stepped = self.lab.step() is not None
+            assert stepped == busy or (busy and any(each.held for each in self.alive()))
             self.lab.check_books()
 
     @precondition(lambda self: self.alive())
@@ -384,6 +495,17 @@ class Chaos(RuleBasedStateMachine):
         each = data.draw(st.sampled_from(self.alive()))
         self.lab.scheduler.abort(each)
         self.lab.left.append(each.seq)
+
+    @precondition(lambda self: self.alive())
+    @rule(data=st.data(), more=st.integers(0, 5))
+    def allow(self, data: st.DataObject, more: int) -> None:
+        each = data.draw(st.sampled_from(self.alive()))
+        each.allowed = len(each.output) + each.unread + more
+
+    @invariant()
+    def nobody_goes_beyond_what_is_allowed(self) -> None:
+        for each in self.all:
+            assert len(each.output) + each.unread <= each.allowed
 
     def alive(self) -> list[Sequence]:
         return [each for each in self.all if each.seq not in self.lab.left]
@@ -396,6 +518,8 @@ class Chaos(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         unfinished = self.alive()
+        for each in unfinished:
+            each.allowed = NO_BOUND
         self.lab.drain()
         for each in unfinished:
             poisoned = each.prompt == tuple(b"!raise@2")
@@ -414,8 +538,15 @@ class FlatAhead(Chaos):
     depth, layout = 3, "flat"
 
 
+class Deterministic(Chaos):
+    """The same where known tokens are computed anew."""
+
+    depth, deterministic = 2, True
+
+
 TestChaos, TestAhead, TestFlatAhead = Chaos.TestCase, Ahead.TestCase, FlatAhead.TestCase
-for _machine in (TestChaos, TestAhead, TestFlatAhead):
+TestDeterministicChaos = Deterministic.TestCase
+for _machine in (TestChaos, TestAhead, TestFlatAhead, TestDeterministicChaos):
     _machine.settings = settings(
         max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,18 @@ def test_settings_come_from_the_model_id() -> None:
 def test_what_cannot_be_loaded_says_why(model_id: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(CannotLoad, match=why):
         load(LoadSpec(model_id=model_id, cache_dir=str(tmp_path)), lambda *_: None)
+
+
+def test_a_folder_says_how_slow_it_is_and_hears_of_its_steps(tmp_path: Path) -> None:
+    (tmp_path / "pace").write_text("0.05")
+    runner = ScriptedRunner(
+        scripted_runner(limits()).info, scripted_runner(limits()).plan, Settings(control=str(tmp_path))
+    )
+    runner.open(0, PROMPT, [], Sampling())
+    began = time.monotonic()
+    runner.launch(prefill(runner, ROW)).read()
+    assert time.monotonic() - began >= 0.05
+    (tmp_path / "pace").write_text("0")
+    runner.launch(decode(runner, NEXT)).read()
+    assert (tmp_path / "steps").read_text().splitlines() == ["prefill hello:5", "decode hello:1"]
+    runner.close()
