@@ -78,6 +78,11 @@ def _offer(whole: Callable[..., Any]) -> Callable[..., Any]:
     return offer
 
 
+class _Everything(set[str]):
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
 MUTANTS: dict[str, Mutant] = {
     # The queue and its owners
     "a reaper does not look at the lease": queue_script(queue, "_REAP", "'-inf', now)", "'-inf', '+inf')"),
@@ -98,6 +103,7 @@ MUTANTS: dict[str, Mutant] = {
         Boot, "_resync", property(lambda self: False, lambda self, value: None)
     ),
     "an ack that Redis lost is told again": attribute(Deliveries, "asked", lambda self: None),
+    "an ack stands on what Redis lost": attribute(Deliveries, "doubt", lambda self: None),
     # The ledger
     "an append without a fence": attribute(clerk, "append_command", _append),
     "a claim without a start marker": ledger_scripts("\nmark(attempt, n)\nredis.call", "\nredis.call"),
@@ -130,6 +136,7 @@ MUTANTS: dict[str, Mutant] = {
     "a reconciler that does not look at owners": queue_script(
         open, "_UNHELD", "boot ~= '' and redis.call('ZSCORE', LIVE, boot)", "false"
     ),
+    "a reconciler that trusts its own name": attribute(Boot, "tasks", lambda self: _Everything()),
     # Readers and gateways
     "delivered over a gap": lambda m: m.setattr(Reader, "offer", _offer(Reader.offer)),
     "a wait for the replica that is repeated": attribute(

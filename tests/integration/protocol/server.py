@@ -160,6 +160,8 @@ class Connection:
     def call(self, commands: Sequence[Command]) -> list[Reply]:
         if commands and commands[0][0] == "SCRIPT":
             return self._send(commands)
+        if commands and commands[0][0] == "MULTI":  # Redis takes all of them or none
+            return carry(lambda: self._send(commands))
         return [reply for command in commands for reply in carry(lambda c=command: self._send([c]))]  # type: ignore[misc]
 
     def _send(self, commands: Sequence[Command]) -> list[Reply]:

@@ -8,16 +8,17 @@ overtaken, lose a command or its answer, or die.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial, wraps
 from itertools import count
 from typing import Any, TypeVar, cast
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
+from tests.integration.protocol.mutants import MUTANTS
 from tests.integration.protocol.operation import ALL, Fate
 from tests.integration.protocol.server import Server
 from tests.integration.protocol.worker import Worker
@@ -219,22 +220,36 @@ def server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     made.close()
 
 
-def tell(server: Server, stories: int, steps: int, **options: object) -> None:
+def tell(server: Server, stories: int, steps: int, phases: Iterable[Phase] = tuple(Phase)) -> None:
     """Run the model; raises at the first broken promise."""
     run_state_machine_as_test(
         lambda: Protocol(server),
         settings=settings(
             max_examples=stories,
             stateful_step_count=steps,
+            phases=phases,
             derandomize=True,
             deadline=None,
             database=None,
             print_blob=False,
             suppress_health_check=list(HealthCheck),
-            **options,
         ),
     )
 
 
 def test_every_promise_is_kept(server: Server) -> None:
-    tell(server, stories=30, steps=50)
+    tell(server, stories=20, steps=50)
+
+
+@pytest.mark.full
+def test_every_promise_is_kept_in_many_stories(server: Server) -> None:
+    tell(server, stories=1500, steps=60)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("fault", MUTANTS)
+def test_the_model_finds_a_fault(server: Server, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """The negative control: without this rule of the protocol, some promise is broken."""
+    MUTANTS[fault](monkeypatch)
+    with pytest.raises(AssertionError):
+        tell(server, stories=300, steps=60, phases=[Phase.generate])

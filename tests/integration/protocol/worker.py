@@ -184,7 +184,7 @@ class Worker:
         boot._reaper._boots.reap = partial(boot._reaper._boots.reap, most=1)  # it takes several turns
         boot._stop.set()  # its pauses are no pauses
         boot._thread = SimpleNamespace(ident=1, join=lambda _: None)
-        boot._hints = SimpleNamespace(stop=lambda: None)
+        boot._hints = SimpleNamespace(stop=lambda: None, listen_anew=lambda: None)
         made: Boot = boot
         return made
 
@@ -200,7 +200,8 @@ class Worker:
     def _reconciler(self, server: Server) -> Reconciler:
         client = Client.of(server)
         send = partial(dispatch, Sender(client))
-        made: Any = Reconciler(client, RESULT_TTL, send, lambda: self.boot.quiet)
+        made: Any = Reconciler(client, RESULT_TTL, send, self.boot)
+        self.boot.on_writes_lost = made.writes_lost
         look = made._open.unheld
 
         def unheld(suspects: list[Suspect]) -> list[bool]:
