@@ -107,18 +107,22 @@ MUTANTS: dict[str, Mutant] = {
     # The ledger
     "an append without a fence": attribute(clerk, "append_command", _append),
     "a claim without a start marker": ledger_scripts("\nmark(attempt, n)\nredis.call", "\nredis.call"),
-    "a claim of what has ended": ledger_scripts("if TERMINAL[get('state')] then return { 'terminal'", "if false then return { 'terminal'"),
+    "a claim of what has ended": ledger_scripts(
+        "if TERMINAL[get('state')] then return { 'terminal'", "if false then return { 'terminal'"
+    ),
     "a stop within the running attempt": ledger_scripts(
         "attempt = math.max(attempt, number('attempt')) + 1\n  local prompt",
         "attempt = math.max(attempt, number('attempt'))\n  local prompt",
     ),
     "a stop of what has ended": ledger_scripts("if TERMINAL[get('state')] or not due", "if not due"),
-    "a finish that may be repeated": ledger_scripts("if TERMINAL[state] then\n  -- The same end", "if false then\n  -- The same end"),
+    "a finish that may be repeated": ledger_scripts(
+        "if TERMINAL[state] then\n  -- The same end", "if false then\n  -- The same end"
+    ),
     "a finish without a fence": ledger_scripts(
         "if math.max(newest, number('attempt')) > attempt then return { 'fenced', n } end\n-- Nothing", "-- Nothing"
     ),
     "a finish over a hole": ledger_scripts("then return { 'lost', n } end\n\nfor", "then n = n end\n\nfor"),
-    "a reappend over a hole": ledger_scripts("if count > n + 1 then break end", "").__call__,
+    "a reappend over a hole": ledger_scripts("if count > n + 1 then break end", ""),
     "a count of what has ended": ledger_scripts("not state or TERMINAL[state]", "not state"),
     "an end without an expiry": ledger_scripts("redis.call('PEXPIRE', KEYS[2], keep)", ""),
     # The worker

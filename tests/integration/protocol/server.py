@@ -118,7 +118,7 @@ class Client(Redis):
             answer["run_id"] = f"server {self.epoch}"
         return answer
 
-    @property
+    @property  # type: ignore[override]
     def connection(self) -> Client:
         """Its one connection, for who wants no retries."""
         return self

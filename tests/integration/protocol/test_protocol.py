@@ -1,6 +1,6 @@
 """The protocol as a state machine: the code that serves, a real Redis, and every accident between any two commands.
 
-Read the rules as what may happen, and world.World.check and settle as what is promised all the same. An operation
+Read the rules as what may happen, and kept.CheckedWorld as what is promised all the same. An operation
 of a process stops before every command that it sends; so each rule leaves others amid their work, where they may be
 overtaken, lose a command or its answer, or die.
 """
@@ -8,7 +8,7 @@ overtaken, lose a command or its answer, or die.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial, wraps
 from itertools import count
 from typing import Any, TypeVar, cast
@@ -16,13 +16,21 @@ from typing import Any, TypeVar, cast
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
+from tests.integration.protocol.kept import CheckedWorld
 from tests.integration.protocol.mutants import MUTANTS
 from tests.integration.protocol.operation import ALL, Fate
 from tests.integration.protocol.server import Server
 from tests.integration.protocol.worker import Worker
-from tests.integration.protocol.world import Promise, World
+from tests.integration.protocol.world import Promise
 
 MOST_JOBS, MOST_REQUESTS = 8, 3
 
@@ -32,7 +40,9 @@ fates = st.sampled_from([Fate.UNSENT, Fate.UNANSWERED])
 which = st.integers(0, 9)
 lengths = st.integers(1, 6)
 ends = st.sampled_from(["cancelled", "deleted", "overdue", "abandoned", "failed"])
-threads = st.sampled_from(["boot", "loop", "publisher", "finisher", "reconciler", "engine", "all", "all", "busy"])
+threads = st.sampled_from(
+    ["boot", "loop", "publisher", "finisher", "reconciler", "engine", "all", "all", "busy"]
+)
 works = st.tuples(which, st.lists(st.tuples(threads, commands), max_size=6))
 
 Act = TypeVar("Act", bound=Callable[..., None])
@@ -42,7 +52,6 @@ def happens(**arguments: st.SearchStrategy[Any]) -> Callable[[Act], Act]:
     """A rule: one worker does this and that, and then it happens."""
 
     def decorate(act: Act) -> Act:
-        @rule(work=works, **arguments)
         @wraps(act)
         def step(self: Protocol, work: tuple[int, list[tuple[str, int]]], **drawn: Any) -> None:
             number, turns = work
@@ -50,7 +59,8 @@ def happens(**arguments: st.SearchStrategy[Any]) -> Callable[[Act], Act]:
                 self.worker(number).work(thread, commands)
             act(self, **drawn)
 
-        return cast(Act, step)
+        made: Any = rule(work=works, **arguments)  # type: ignore[call-overload]
+        return cast(Act, made(step))
 
     return decorate
 
@@ -60,7 +70,7 @@ class Protocol(RuleBasedStateMachine):
 
     def __init__(self, server: Server) -> None:
         super().__init__()
-        self.world = World(server)
+        self.world = CheckedWorld(server)
 
     def worker(self, number: int) -> Worker:
         return self.world.workers[number % len(self.world.workers)]
@@ -85,7 +95,9 @@ class Protocol(RuleBasedStateMachine):
     # Clients
 
     @precondition(has_room)
-    @happens(length=lengths, tokenised=st.booleans(), bound=st.booleans(), strict=st.booleans(), commands=commands)
+    @happens(
+        length=lengths, tokenised=st.booleans(), bound=st.booleans(), strict=st.booleans(), commands=commands
+    )
     def submit(self, length: int, tokenised: bool, bound: bool, strict: bool, commands: int) -> None:
         """To a gateway: the record, then the message, then, if that was asked for, the replica's word."""
         promise = self.world.promise(length, bound=bound, strict=strict)
@@ -220,10 +232,10 @@ def server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     made.close()
 
 
-def tell(server: Server, stories: int, steps: int, phases: Iterable[Phase] = tuple(Phase)) -> None:
+def tell(server: Server, stories: int, steps: int, phases: Collection[Phase] = tuple(Phase)) -> None:
     """Run the model; raises at the first broken promise."""
     run_state_machine_as_test(
-        lambda: Protocol(server),
+        cast(Any, lambda: Protocol(server)),
         settings=settings(
             max_examples=stories,
             stateful_step_count=steps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from itertools import compress
 from pathlib import Path
@@ -294,10 +295,8 @@ class Worker:
             self.boot._lose_sight(error)
 
     def _reconcile(self) -> None:
-        try:
+        with suppress(RedisError):
             self.reconciler.turn()
-        except RedisError:
-            pass
 
     def _publish(self) -> None:
         self._pipeline._retry_at = 0.0
