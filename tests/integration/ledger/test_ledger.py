@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from tests.integration.ledger.actors import token
-from tests.integration.ledger.support import Heard, claimed, completed, end_of, live_keys, make_job, submitted
+from tests.integration.ledger.support import (
+    Heard,
+    claimed,
+    completed,
+    end_of,
+    live_keys,
+    make_job,
+    submitted,
+    token,
+)
 from tests.support.processes import until
 from wire.codec import WIRE_VERSION
 from wire.commands import AlreadyTerminal, Claimed, Gone, Outcome, Poisoned

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 from redis import Redis
 
-from tests.integration.ledger.actors import token
-from tests.integration.ledger.support import Heard, claimed, completed, end_of, make_job, submitted
+from tests.integration.ledger.support import Heard, claimed, completed, end_of, make_job, submitted, token
 from wire.job import Job
 from wire.keys import OPEN, boot_channel, job_key, queue_keys, unacked_key
 from wire.ledger import Ledger

@@ -166,8 +166,8 @@ class CheckedWorld(World):
         mine = {worker.boot.id for worker in self.workers}
         left = [f"{id} is open" for id in self.open()]
         left += [f"{id} has a message" for id in self.messages()]
-        left += [f"{boot!r} stays" for boot in (*self.boots(), *redis.zrange(DEAD, 0, -1))
-                 if boot.decode() not in mine]  # fmt: skip
+        left += [f"{boot!r} stays" for boot in self.boots() if boot.decode() not in mine]
+        left += [f"{boot!r} stays dead" for boot in redis.zrange(DEAD, 0, -1)]
         return left + [f"{worker.boot.id} is at work" for worker in self.workers if not worker.idle]
 
     def _check_kept(self, promise: Promise) -> None:

@@ -92,7 +92,6 @@ MUTANTS: dict[str, Mutant] = {
     "a boot leaves without a word": queue_script(
         queue, "_REGISTER", "redis.call('EXISTS', unacked(ARGV[i])) == 1", "false"
     ),
-    "a pop without a lease": queue_script(queue, "POP", "then return false end", "then boot = boot end"),
     "a pop that does not write down what it takes": queue_script(
         queue, "POP", "redis.call('HSET', unacked(boot)", "redis.call('HSET', 'nowhere'"
     ),
@@ -147,3 +146,11 @@ MUTANTS: dict[str, Mutant] = {
         durability, "_call", lambda client, *command: client.execute_command(*command)
     ),
 }  # fmt: skip
+
+OBVIOUS = {
+    "a claim without a start marker",
+    "an end without an expiry",
+    "no reconciler",
+    "a stop of what has ended",
+}
+"""Faults that no ten stories are without."""
