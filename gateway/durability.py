@@ -28,21 +28,21 @@ class Durability:
         """False once the server has said that it has no WAITAOF (Redis before 7.2)."""
 
     def ensure(self, connection: redis.Redis) -> None:
-        """Wait until all that was written on this one connection is safe; Unavailable if it is not in time.
+        """Wait until all that was written on this client's one connection is safe; Unavailable if it is not in time.
 
-        The commands answer for the writes of the connection they are sent on, and for no others.
+        The commands answer for the writes of the connection they are sent on, and for no others: on a new one, to a
+        Redis that may have lost them, they would answer at once. So a client's retries are passed by.
         """
-        client: Any = connection
         milliseconds = round(1000 * TIMEOUT)
         local, replicas = 1, 0
         if self._fsync:
             try:
                 # One fsync on disk here, and as many replicas that have it on theirs.
-                local, replicas = client.execute_command("WAITAOF", 1, self._replicas, milliseconds)
+                local, replicas = _call(connection, "WAITAOF", 1, self._replicas, milliseconds)
             except redis.ResponseError as error:
                 self._without_fsync(error)
         if not self._fsync and self._replicas:
-            replicas = client.execute_command("WAIT", self._replicas, milliseconds)
+            replicas = _call(connection, "WAIT", self._replicas, milliseconds)
         if local < 1:
             raise Unavailable(_NOT_KEPT.format(why=f"no fsync within {TIMEOUT:g} s"))
         if replicas < self._replicas:
@@ -55,3 +55,9 @@ class Durability:
         log.warning(
             "this Redis has no WAITAOF (7.2 and newer have): DURABILITY=strict waits for replicas only"
         )
+
+
+def _call(client: redis.Redis, *command: str | int) -> Any:
+    connection: Any = client.connection
+    connection.send_command(*command, check_health=False)
+    return connection.read_response()

@@ -40,6 +40,10 @@ class OpenJobs:
         now, ids = _DUE(self._redis, most, int(pause * 1000))
         return int(now), [job_id.decode() for job_id in ids]
 
+    def ids(self) -> list[str]:
+        """All of them."""
+        return [job_id.decode() for job_id in self._redis.zrange(OPEN, 0, -1)]  # type: ignore[union-attr]
+
     def look_again(self, job_id: str, at: int) -> None:
         """At `at`, Redis ms; nothing if the job has ended."""
         _LOOK_AGAIN(self._redis, job_id, at)

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -80,6 +79,8 @@ class Boot:
         """Somebody wants this job id looked at again: it was cancelled."""
         self.on_redis_changed: Callable[[], None] = _nothing
         """Redis restarted, or another server took its place; or it may have."""
+        self.on_writes_lost: Callable[[], None] = _nothing
+        """Another Redis answers than before: what was written last it may not have."""
         self.on_new_boot: Callable[[str, str], None] = _nothing
         """(old id, new id): the lease was lost and the process goes on under a new id."""
         self.on_elsewhere: Callable[[list[str]], None] = _nothing
@@ -95,7 +96,7 @@ class Boot:
             connect(url, lease),
             lambda: self.id,
             lambda job: self.on_hint(job),
-            partial(ask_for_master, self._redis),
+            self._follow,
         )
         self._queues: set[str] = set()
         self._resync = False
@@ -190,6 +191,10 @@ class Boot:
         """The message's job was left to another worker: forget it without an ack."""
         self._deliveries.drop(tag)
 
+    def tasks(self) -> set[str]:
+        """The jobs whose messages are in this process's hands."""
+        return self._deliveries.tasks()
+
     @property
     def held(self) -> int:
         """Messages in this process's hands."""
@@ -275,6 +280,9 @@ class Boot:
             old, self._told_id = self._told_id, self.id
             self._tell(self.on_new_boot, old, self.id)
         if self._reaper.watch(now):
+            if self._reaper.replaced:
+                self._deliveries.doubt()
+                self._tell(self.on_writes_lost)
             self._eviction.look()
             self._hints.listen_anew()
             self._tell(self.on_redis_changed)
@@ -285,6 +293,12 @@ class Boot:
         for queue in list(self._queues):
             self._absorb(TaskQueue(self._redis, queue))
         self._tell(self.on_tick, now)
+
+    def _follow(self) -> None:
+        """The sentinels name another master: the tick is first there, for it sees who it is."""
+        self._next_tick = 0.0
+        ask_for_master(self._redis)
+        self._wake.set()
 
     def _reap(self) -> None:
         declared, restored = self._reaper.reap()

@@ -85,6 +85,11 @@ class Deliveries:
         """Whether the message was taken and not settled yet."""
         return tag in self._held
 
+    def tasks(self) -> set[str]:
+        """The ids of what is held."""
+        with self._lock:
+            return {delivery.task for delivery in self._held.values()}
+
     def run(self, tag: str) -> None:
         """The pool has accepted it: from now on it survives the loss of a connection."""
         with self._lock:
@@ -160,6 +165,17 @@ class Deliveries:
                 notice = self._notices.popleft()
                 if notice.what != "reclaim":
                     self._heard.append(notice.delivery.tag)
+
+    def doubt(self) -> None:
+        """Redis lost writes, and what these acks stand on, a job's end or its result, may be among them.
+
+        The messages go back to their queue instead: whoever claims them sees whether there is an end.
+        """
+        with self._lock:
+            for i, notice in enumerate(self._notices):
+                if notice.what == "ack":
+                    self._notices[i] = notice._replace(what="restore")
+                    self._settled[notice.delivery.tag] = "restore"
 
     def asked(self) -> None:
         """A pop is sent now: its answer knows of everything that Redis has heard so far.

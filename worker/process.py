@@ -61,17 +61,13 @@ class WorkerProcess:
         self._publish_at = 0.0
         self._publishing = threading.Lock()
         self._publisher = self._make_publisher(made_room)
-        self._reconciler = Reconciler(
-            self._redis,
-            config.result_ttl,
-            send,
-            lambda: self.boot.quiet,
-        )
+        self._reconciler = Reconciler(self._redis, config.result_ttl, send, self.boot)
         self.boot.room = self.room
         self.boot.on_tick = self._tick
         self.boot.on_hint = lambda job_id: self._publisher.look_at([job_id])
         self.boot.on_elsewhere = self._publisher.look_at
         self.boot.on_redis_changed = self._redis_changed
+        self.boot.on_writes_lost = self._reconciler.writes_lost
         self.boot.on_new_boot = self._new_boot
 
     def _make_publisher(self, made_room: Callable[[], None]) -> Publisher:

@@ -16,6 +16,10 @@ class Reaper:
     def __init__(self, redis: Redis, lease: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis, self._boots, self._lease, self._clock = redis, Boots(redis), lease, clock
         self._server: tuple[str, str] | None = None
+        """Whose answers were last seen; None: the connection was lost since."""
+        self._before: tuple[str, str] | None = None
+        self.replaced = False
+        """Whether the last look found another Redis than the one before: it may have lost writes."""
         self._last: int | None = None
         self._quiet_until = 0.0
 
@@ -30,7 +34,8 @@ class Reaper:
         away = self._last is not None and now - self._last > self._lease * 1000
         if changed or away:
             self._quiet_until = self._clock() + 2 * self._lease
-        self._server, self._last = server, now
+        self.replaced = self._before not in (None, server)
+        self._server, self._before, self._last = server, server, now
         return changed
 
     def _identity(self) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -35,13 +36,30 @@ Send = Callable[[Job, str], None]
 """Queue a job's message."""
 
 
-class Reconciler:
-    """A thread. `quiet` says that nobody may be declared dead now: then nothing counts as lost either."""
+class Owner(Protocol):
+    """This process, as the boot knows it."""
 
-    def __init__(self, redis: Redis, result_ttl: float, send: Send, quiet: Callable[[], bool]) -> None:
+    @property
+    def id(self) -> str:
+        """Its boot id."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody may be declared dead now: then nothing counts as lost either."""
+
+    def tasks(self) -> set[str]:
+        """The jobs in its hands."""
+
+
+class Reconciler:
+    """A thread of the process that `owner` is."""
+
+    def __init__(self, redis: Redis, result_ttl: float, send: Send, owner: Owner) -> None:
         """`redis` must return bytes, and is this thread's own."""
         self.counters: Counter[str] = Counter()
-        self._redis, self._send, self._quiet = redis, send, quiet
+        self._redis, self._send, self._owner = redis, send, owner
+        self._doubtful: list[str] | None = []
+        """Jobs to look at besides those that are due; None: all that are open."""
         self._ledger, self._open, self._gateways = Ledger(redis, result_ttl), OpenJobs(redis), Gateways(redis)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
@@ -56,6 +74,13 @@ class Reconciler:
         if self._thread.ident is not None:
             self._thread.join(seconds)
 
+    def writes_lost(self) -> None:
+        """Another Redis answers. It may say that this process runs what it has ended long ago: look at every job.
+
+        Nobody else can tell, for to them a job is in good hands while the boot in its record lives.
+        """
+        self._doubtful = None
+
     def _run(self) -> None:
         while not self._stop.wait(EVERY):
             try:
@@ -66,18 +91,21 @@ class Reconciler:
                 log.exception("the reconciler goes on after an unexpected error")
 
     def turn(self) -> int:
-        """Look at the jobs that are due, at most MOST; how many there were. Raises RedisError."""
-        if self._quiet():
+        """Look at the jobs that are due, at most MOST, and as many doubtful ones; how many. Raises RedisError."""
+        if self._owner.quiet:
             return 0
         now, ids = self._open.due(MOST, PAUSE)
+        ids = list(dict.fromkeys([*ids, *self._doubted()]))
         if not ids:
             return 0
+        # In this order: what is taken meanwhile has a message, and what ends meanwhile a record that says so.
+        me, mine = self._owner.id, self._owner.tasks()
         records = self._records(ids)
         self._open.forget(job_id for job_id, record in records.items() if record is None or record.terminal)
         going = {job_id: record for job_id, record in records.items() if record and not record.terminal}
         gateways = self._gateways.live() if any(record.gateway for record in going.values()) else set()
         suspects = [
-            Suspect(job_id, record.queue, record.boot)
+            Suspect(job_id, record.queue, "" if record.boot == me and job_id not in mine else record.boot)
             for job_id, record in going.items()
             if not self._ended(job_id, record, now, gateways)
         ]
@@ -85,6 +113,12 @@ class Reconciler:
             if unheld:
                 self._queue_again(suspect)
         return len(ids)
+
+    def _doubted(self) -> list[str]:
+        if self._doubtful is None:
+            self._doubtful = self._open.ids()
+        some, self._doubtful = self._doubtful[:MOST], self._doubtful[MOST:]
+        return some
 
     def _records(self, ids: list[str]) -> dict[str, Record | None]:
         pipe = self._redis.pipeline(transaction=False)

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config import Config
+from gateway.durability import Durability
+from gateway.errors import BACKEND_DOWN
+from gateway.service import connect
 from sagrada.embedded import EmbeddedServer
 from tests.integration.gateway.client import submit
 from tests.integration.gateway.conftest import GatewayProcess, sees_worker
@@ -46,3 +50,23 @@ def test_a_replica_that_is_not_there_is_waited_for_in_vain(tmp_path: Path) -> No
             assert answer.status_code == 503 and "0 of 1 replicas" in answer.json()["error"]
     finally:
         server.stop()
+
+
+def test_the_wait_is_not_repeated_on_a_connection_that_has_written_nothing(tmp_path: Path) -> None:
+    """A Redis that takes the place of the one written to would say at once that all of nothing is safe."""
+    first, second = EmbeddedServer(tmp_path / "first"), None
+    first.start()
+    config = Config(redis_url=first.url, durability="strict")
+    try:
+        with connect(config).client() as client:
+            client.set("record", "of a job")
+            first.kill()
+            second = EmbeddedServer(tmp_path / "second", port=first.port)
+            second.start()
+            with pytest.raises(BACKEND_DOWN):
+                Durability(config).ensure(client)
+            client.connection_pool.disconnect()
+    finally:
+        for server in (first, second):
+            if server:
+                server.stop()

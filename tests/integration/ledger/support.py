@@ -6,13 +6,17 @@ from typing import Any
 
 from redis import Redis
 
-from tests.integration.ledger.actors import token
 from wire.codec import decode_event
 from wire.commands import Claimed, Outcome
-from wire.events import Done
+from wire.events import Done, Token
 from wire.job import Job, Result, SamplingParams, Usage, new_job_id
 from wire.keys import channel, job_key, log_key
 from wire.ledger import Ledger
+
+
+def token(seq: int, attempt: int) -> Token:
+    """Token `seq` of every job; the logprob tells which attempt made it."""
+    return Token(seq=seq, index=seq, id=1000 + seq, text=f" {seq}", logprob=float(attempt), special=False)
 
 
 def make_job(ttl: float = 60.0) -> Job:

@@ -6,8 +6,7 @@ from typing import Any
 
 from redis import Redis
 
-from tests.integration.ledger.actors import token
-from tests.integration.ledger.support import claimed, end_of, submitted
+from tests.integration.ledger.support import claimed, end_of, submitted, token
 from wire.commands import Outcome
 from wire.job import Job
 from wire.keys import job_key, log_key

@@ -12,8 +12,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError
 
-from tests.integration.ledger.actors import token
-from tests.integration.ledger.support import claimed, completed, end_of, submitted
+from tests.integration.ledger.support import claimed, completed, end_of, submitted, token
 from tests.support.processes import until
 from wire.codec import encode_event
 from wire.commands import append_command, entry, publish_command

@@ -12,8 +12,7 @@ from kombu.entity import Exchange, Queue
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
-from tests.integration.ledger.actors import token
-from tests.integration.ledger.support import Heard, claimed, completed, end_of, make_job, submitted
+from tests.integration.ledger.support import Heard, claimed, completed, end_of, make_job, submitted, token
 from tests.support.full import full
 from wire.commands import Outcome
 from wire.keys import GATEWAYS, OPEN

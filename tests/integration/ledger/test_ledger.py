@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from tests.integration.ledger.actors import token
-from tests.integration.ledger.support import Heard, claimed, completed, end_of, live_keys, make_job, submitted
+from tests.integration.ledger.support import (
+    Heard,
+    claimed,
+    completed,
+    end_of,
+    live_keys,
+    make_job,
+    submitted,
+    token,
+)
 from tests.support.processes import until
 from wire.codec import WIRE_VERSION
 from wire.commands import AlreadyTerminal, Claimed, Gone, Outcome, Poisoned
@@ -280,6 +288,9 @@ def test_the_worker_counts_a_prompt_that_came_as_text(ledger: Ledger) -> None:
     claimed(ledger, job)
     ledger.set_prompt_tokens(job.id, 42)
     assert ledger.cancel(job.id).record.usage == Usage.of(42, 0)
+    ledger.set_prompt_tokens(job.id, 7)
+    record = ledger.record(job.id)
+    assert record is not None and record.usage == Usage.of(42, 0), "usage is counted once, when it ends"
 
 
 def test_a_newer_record_is_left_for_a_newer_worker(ledger: Ledger, redis: Redis) -> None:

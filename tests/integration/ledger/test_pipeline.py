@@ -8,8 +8,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from tests.integration.ledger.actors import token
-from tests.integration.ledger.support import Heard, end_of, submitted
+from tests.integration.ledger.support import Heard, end_of, submitted, token
 from wire import commands
 from wire.commands import Claimed, Outcome, entry
 from wire.ledger import Ledger

@@ -6,8 +6,7 @@ from typing import Any
 
 from redis import Redis
 
-from tests.integration.ledger.actors import token
-from tests.integration.ledger.support import claimed, make_job, submitted
+from tests.integration.ledger.support import claimed, make_job, submitted, token
 from wire.codec import decode_event
 from wire.commands import Outcome
 from wire.events import Cancelled, Failed, Resumed, Started, Token

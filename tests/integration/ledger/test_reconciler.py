@@ -9,8 +9,7 @@ import msgspec
 import pytest
 from redis import Redis
 
-from tests.integration.ledger.actors import token
-from tests.integration.ledger.support import Heard, claimed, completed, end_of, make_job, submitted
+from tests.integration.ledger.support import Heard, claimed, completed, end_of, make_job, submitted, token
 from wire.job import Job
 from wire.keys import OPEN, boot_channel, job_key, queue_keys, unacked_key
 from wire.ledger import Ledger
@@ -22,14 +21,20 @@ QUEUE = "sagrada.m"
 
 
 class World:
-    """A reconciler, and what it sent."""
+    """A reconciler, what it sent, and the process that it is of."""
+
+    id = "me"
 
     def __init__(self, redis: Redis) -> None:
         self.redis: Any = redis
         self.sent: list[tuple[Job, str]] = []
         self.quiet = False
-        self.reconciler = Reconciler(redis, 600, lambda *sent: self.sent.append(sent), lambda: self.quiet)
+        self.held: set[str] = set()
+        self.reconciler = Reconciler(redis, 600, lambda *sent: self.sent.append(sent), self)
         self.boots, self.queue = Boots(redis), TaskQueue(redis, QUEUE)
+
+    def tasks(self) -> set[str]:
+        return self.held
 
     def look(self) -> list[str]:
         """Make every open job due, and look once; whom it queued again."""
@@ -100,6 +105,32 @@ def test_a_running_job_whose_message_was_lost_waits_for_its_owner(world: World, 
     assert world.look() == [], "it runs and will finish"
     world.boots.leave("a")
     assert world.look() == [job.id], "its owner is gone, and no message brings it back"
+
+
+def test_a_job_that_redis_says_is_run_here_and_is_not_is_queued_again(world: World, ledger: Ledger) -> None:
+    """A failover has undone its end."""
+    mine, other = submitted(ledger), submitted(ledger)
+    for job, boot in ((mine, "me"), (other, "a")):
+        world.boots.register(boot, 60)
+        claimed(ledger, job, boot)
+    world.held = {mine.id}
+    assert world.look() == []
+    world.held = set()
+    assert world.look() == [mine.id], "the other's owner is asked for it"
+
+
+def test_after_a_failover_every_job_is_looked_at(
+    world: World, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.reconciler.MOST", 2)
+    world.boots.register("me", 60)
+    jobs = [submitted(ledger) for _ in range(3)]
+    for job in jobs:
+        claimed(ledger, job, "me")
+    assert world.reconciler.turn() == 0, "none is due"
+    world.reconciler.writes_lost()
+    assert [world.reconciler.turn() for _ in range(3)] == [2, 1, 0]
+    assert {job.id for job, _ in world.sent} == {job.id for job in jobs}
 
 
 def test_a_job_that_was_handed_over_into_nowhere_is_queued_again(world: World, ledger: Ledger) -> None:

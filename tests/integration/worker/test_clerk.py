@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
-from tests.integration.ledger.actors import token
+from tests.integration.ledger.support import token
 from tests.integration.worker.workers import QUEUE, Subscriber
 from tests.support.full import full
 from wire.commands import append_command, entry

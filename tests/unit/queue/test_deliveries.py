@@ -56,6 +56,16 @@ def test_a_message_whose_ack_redis_has_lost_runs_again(book: Deliveries) -> None
     assert book.take(ONE, False, "boot"), "what else was lost, the ledger knows"
 
 
+def test_no_ack_is_told_to_a_redis_that_lost_what_it_stands_on(book: Deliveries) -> None:
+    book.settle("tag", "ack")
+    book.doubt()
+    assert told(book) == [("restore", "tag", "boot")], "who claims it sees whether it has ended"
+    book.told(1)
+    book.doubt()
+    assert told(book) == []
+    assert book.take(ONE, True, "boot"), "it may be this worker"
+
+
 def test_a_message_sent_twice_runs_once_and_both_are_acked(book: Deliveries) -> None:
     assert not book.take(replace(ONE, tag="twin"), True, "boot")
     book.settle("tag", "ack")

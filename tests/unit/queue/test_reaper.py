@@ -46,7 +46,7 @@ def calm() -> Fixture:
 def test_two_leases_of_quiet_after_a_restart(calm: Fixture) -> None:
     calm.server.run_id = "second"
     assert calm.turn(1)
-    assert calm.reaper.quiet
+    assert calm.reaper.quiet and calm.reaper.replaced
     for _ in range(9):
         calm.turn(1)
         assert calm.reaper.quiet
@@ -63,7 +63,7 @@ def test_quiet_after_a_change_of_role(calm: Fixture) -> None:
 def test_quiet_after_a_reconnect(calm: Fixture) -> None:
     calm.reaper.disturbed()
     assert calm.turn(1)
-    assert calm.reaper.quiet
+    assert calm.reaper.quiet and not calm.reaper.replaced, "it has what was written"
 
 
 def test_quiet_after_having_been_away_without_noticing(calm: Fixture) -> None:
