@@ -120,7 +120,6 @@ MUTANTS: dict[str, Mutant] = {
     "a finish without a fence": ledger_scripts(
         "if math.max(newest, number('attempt')) > attempt then return { 'fenced', n } end\n-- Nothing", "-- Nothing"
     ),
-    "a finish over a hole": ledger_scripts("then return { 'lost', n } end\n\nfor", "then n = n end\n\nfor"),
     "a reappend over a hole": ledger_scripts("if count > n + 1 then break end", ""),
     "a count of what has ended": ledger_scripts("not state or TERMINAL[state]", "not state"),
     "an end without an expiry": ledger_scripts("redis.call('PEXPIRE', KEYS[2], keep)", ""),

@@ -258,7 +258,7 @@ def test_every_promise_is_kept_in_many_stories(server: Server) -> None:
     tell(server, stories=1500, steps=60)
 
 
-@pytest.mark.parametrize("fault", OBVIOUS)
+@pytest.mark.parametrize("fault", sorted(OBVIOUS))
 def test_the_model_finds_a_fault(server: Server, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     """The negative control: without this rule of the protocol, some promise is broken."""
     MUTANTS[fault](monkeypatch)

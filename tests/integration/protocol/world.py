@@ -267,13 +267,15 @@ class World(ABC):
             record = self.look([promise])[0][1]
             promise.ended = record if record and record.terminal else None
             promise.attempt, promise.known_to = 0, None
-            promise.deleted = promise.deleted and not self.keeps(promise)
+            knowing = {worker for worker in self.workers if worker.knows(promise.id)}
+            # What is deleted comes back if the deletion was lost, too.
+            promise.deleted = promise.deleted and not self.keeps(promise) and not knowing
             promise.reading.disconnected()
             if promise.overdue:
                 self.deadline_passes(promise)
             if promise.accepted and not promise.deleted and not self.keeps(promise):
-                promise.known_to = {worker for worker in self.workers if worker.knows(promise.id)}
-                promise.lost = promise.lost or not promise.known_to
+                promise.known_to = knowing
+                promise.lost = promise.lost or not knowing
 
     def keeps(self, promise: Promise) -> bool:
         """Whether Redis has what it takes to run the job."""
