@@ -18,10 +18,10 @@ run() { # VENV PYTEST-ARGUMENTS...
   local python=$1/bin/python
   echo
   versions "$1"
-  printf '$ pytest'
+  printf '$ pytest -n 2'
   printf ' %q' "${@:2}"
   echo
-  "$python" -m pytest -q --durations=15 "${@:2}" || failed=1
+  "$python" -m pytest -q -n 2 --dist loadfile --durations=15 "${@:2}" || failed=1
 }
 
 {
