@@ -117,7 +117,9 @@ def test_sampled_tokens_do_not_depend_on_the_company(model_of: Callable[[str], P
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("variant", ["llama", *(pytest.param(v, marks=pytest.mark.full) for v in EVERY_TIME)])
+@pytest.mark.parametrize(
+    "variant", ["llama", *(pytest.param(v, marks=pytest.mark.full) for v in sorted(EVERY_TIME))]
+)
 def test_other_dtypes_serve(variant: str, dtype: str, model_of: Callable[[str], Path]) -> None:
     runner = runner_of(model_of(variant), dtype=dtype)
     sequences = [sequence(prompt, 4) for prompt in prompts()[:3]]
