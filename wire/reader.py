@@ -79,7 +79,7 @@ class Reader:
             return True
         # An end may come early: a Redis that lost writes has forgotten tokens that we have delivered.
         self.ended = True
-        return event.seq > self._had
+        return event.seq != self._had
 
     def _hole(self, event: Event) -> list[Event]:
         """A token is missing in the log. While the job runs its owner puts it back; afterwards nobody can."""

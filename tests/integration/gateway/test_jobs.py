@@ -106,9 +106,10 @@ def test_going_on_after_an_event(url: str, worker: FakeWorker) -> None:
     # A reconnecting EventSource repeats its URL; what it has seen since counts.
     both = read(url, live, "?starting_after=1", headers={"Last-Event-ID": "8"})
     assert [e["seq"] for e in both] == [9, 10]
-    for seen in ("10", "11", "999"):
-        over = http.get(f"{url}/jobs/{live}/stream", headers={"Last-Event-ID": seen})
-        assert over.status_code == 204 and not over.content
+    over = http.get(f"{url}/jobs/{live}/stream", headers={"Last-Event-ID": "10"})
+    assert over.status_code == 204 and not over.content
+    # Whoever had more than there is has met a Redis that lost writes, and has not heard of this end.
+    assert [e["seq"] for e in read(url, live, headers={"Last-Event-ID": "999"})] == [10]
 
 
 def test_a_stream_may_begin_before_the_job_is_claimed(url: str, worker: FakeWorker) -> None:

@@ -11,10 +11,6 @@ import pytest
 
 from gateway import durability
 from wire import commands, open, queue
-from wire.keys import log_key
-from wire.reader import NEED_LOG, Reader
-from wire.resp import Command
-from worker import clerk
 from worker.boot import Boot
 from worker.clerk import Clerk
 from worker.deliveries import Deliveries
@@ -54,33 +50,10 @@ def attribute(owner: Any, name: str, value: Any) -> Mutant:
     return lambda monkeypatch: monkeypatch.setattr(owner, name, value, raising=False)
 
 
-APPEND = """
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-return last and redis.call('XADD', KEYS[1], last[1]:match('^%d+') .. '-' .. ARGV[1], 'e', ARGV[2])
-"""
-
-
-def _append(job_id: str, attempt: int, entry: commands.Entry) -> Command:
-    return ("EVAL", APPEND, 1, log_key(job_id), entry.seq + 1, entry.data)
-
-
 def _no_restore(self: Clerk, pairs: Any) -> dict[Any, Any]:
     for assignment, _ in pairs:
         assignment.connection = self._pipeline.number
     return {}
-
-
-def _offer(whole: Callable[..., Any]) -> Callable[..., Any]:
-    def offer(self: Reader, event: Any) -> Any:
-        out = whole(self, event)
-        return [event] if out is NEED_LOG else out
-
-    return offer
-
-
-class _Everything(set[str]):
-    def __contains__(self, _: object) -> bool:
-        return True
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -89,44 +62,22 @@ MUTANTS: dict[str, Mutant] = {
     "a dead boot is forgotten before it is empty": queue_script(
         queue, "_REAP", "redis.call('EXISTS', unacked(boot)) == 0", "true"
     ),
-    "a boot leaves without a word": queue_script(
-        queue, "_REGISTER", "redis.call('EXISTS', unacked(ARGV[i])) == 1", "false"
-    ),
     "a pop that does not write down what it takes": queue_script(
         queue, "POP", "redis.call('HSET', unacked(boot)", "redis.call('HSET', 'nowhere'"
-    ),
-    "reclaimed without a lease": queue_script(
-        queue, "_RECLAIM", "then return false end", "then new = new end"
     ),
     "a lost reply is not looked for": attribute(
         Boot, "_resync", property(lambda self: False, lambda self, value: None)
     ),
     "an ack that Redis lost is told again": attribute(Deliveries, "asked", lambda self: None),
-    "an ack stands on what Redis lost": attribute(Deliveries, "doubt", lambda self: None),
     # The ledger
-    "an append without a fence": attribute(clerk, "append_command", _append),
     "a claim without a start marker": ledger_scripts("\nmark(attempt, n)\nredis.call", "\nredis.call"),
     "a claim of what has ended": ledger_scripts(
         "if TERMINAL[get('state')] then return { 'terminal'", "if false then return { 'terminal'"
     ),
-    "a stop within the running attempt": ledger_scripts(
-        "attempt = math.max(attempt, number('attempt')) + 1\n  local prompt",
-        "attempt = math.max(attempt, number('attempt'))\n  local prompt",
-    ),
     "a stop of what has ended": ledger_scripts("if TERMINAL[get('state')] or not due", "if not due"),
-    "a finish that may be repeated": ledger_scripts(
-        "if TERMINAL[state] then\n  -- The same end", "if false then\n  -- The same end"
-    ),
-    "a finish without a fence": ledger_scripts(
-        "if math.max(newest, number('attempt')) > attempt then return { 'fenced', n } end\n-- Nothing", "-- Nothing"
-    ),
-    "a reappend over a hole": ledger_scripts("if count > n + 1 then break end", ""),
-    "a count of what has ended": ledger_scripts("not state or TERMINAL[state]", "not state"),
     "an end without an expiry": ledger_scripts("redis.call('PEXPIRE', KEYS[2], keep)", ""),
     # The worker
     "no reappend after a reconnect": attribute(Clerk, "_restore", _no_restore),
-    "published although refused": attribute(Clerk, "_appended", lambda *_: True),
-    "what is fenced is acked at once": attribute(Clerk, "live", lambda self, boots: [True for _ in boots]),
     # The reconciler
     "no reconciler": attribute(Reconciler, "turn", lambda self: 0),
     "a reconciler that does not look at queues": queue_script(
@@ -138,9 +89,7 @@ MUTANTS: dict[str, Mutant] = {
     "a reconciler that does not look at owners": queue_script(
         open, "_UNHELD", "boot ~= '' and redis.call('ZSCORE', LIVE, boot)", "false"
     ),
-    "a reconciler that trusts its own name": attribute(Boot, "tasks", lambda self: _Everything()),
     # Readers and gateways
-    "delivered over a gap": lambda m: m.setattr(Reader, "offer", _offer(Reader.offer)),
     "a wait for the replica that is repeated": attribute(
         durability, "_call", lambda client, *command: client.execute_command(*command)
     ),
@@ -149,7 +98,6 @@ MUTANTS: dict[str, Mutant] = {
 OBVIOUS = {
     "a claim without a start marker",
     "an end without an expiry",
-    "no reconciler",
     "a stop of what has ended",
 }
 """Faults that no ten stories are without."""

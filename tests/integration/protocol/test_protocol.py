@@ -255,7 +255,7 @@ def test_every_promise_is_kept(server: Server) -> None:
 
 @pytest.mark.full
 def test_every_promise_is_kept_in_many_stories(server: Server) -> None:
-    tell(server, stories=1500, steps=60)
+    tell(server, stories=600, steps=60)
 
 
 @pytest.mark.parametrize("fault", sorted(OBVIOUS))
@@ -271,4 +271,4 @@ def test_the_model_finds_a_fault(server: Server, monkeypatch: pytest.MonkeyPatch
 def test_the_model_finds_a_rarer_fault(server: Server, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     MUTANTS[fault](monkeypatch)
     with pytest.raises(AssertionError):
-        tell(server, stories=600, steps=60, phases=[Phase.generate])
+        tell(server, stories=300, steps=60, phases=[Phase.generate])

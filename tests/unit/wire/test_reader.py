@@ -29,6 +29,14 @@ def test_live_events_in_order_pass_through() -> None:
     assert reader.offer(token(2)) == []
 
 
+@pytest.mark.parametrize(("after", "news"), [(1, True), (2, False), (3, True)])
+def test_the_end_of_a_log_that_lost_tokens_is_told(after: int, news: bool) -> None:
+    """Only one that has the seq of the last that the client had may be that one."""
+    reader = Reader(after)
+    assert reader.from_log([token(0), token(1), done(2)]) == [done(2)] * news
+    assert reader.ended
+
+
 def test_what_is_known_is_dropped() -> None:
     reader = Reader(after=4)
     assert reader.offer(token(4)) == []
