@@ -12,6 +12,7 @@ from worker import groups
 from worker.app import App
 from worker.card import CardError
 from worker.config import ConfigError, from_arguments
+from worker.doctor import run as doctor
 
 EXIT_NO_CARD, EXIT_REFUSED = 1, 2
 
@@ -36,7 +37,7 @@ def serve(argv: Sequence[str]) -> int:
     return worker.exitcode or 0
 
 
-COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"groups": groups.main}
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"doctor": doctor.main, "groups": groups.main}
 """What `python -m worker` does besides: for `sagrada`, which starts it as a process."""
 
 

@@ -48,7 +48,9 @@ class CardLock:
 
 
 def holder(folder: Path, card: Card) -> str:
-    """Who has the card, as `PID on HOST`; empty: nobody. CardError if that cannot be known."""
+    """Who has the card, as `PID on HOST`; empty: nobody. CardError if that cannot be known. Leaves nothing behind."""
+    if folder.is_dir() and not _path(folder, card).exists():
+        return ""
     fd = _open(folder, card)
     try:
         return "" if _locked(fd, 0.0) else _written(fd)

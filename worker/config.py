@@ -181,11 +181,14 @@ def variables(environ: Mapping[str, str] = os.environ) -> Mapping[str, str]:
     return environ
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options of `python -m worker`."""
+SERVE = "Serve one model: take jobs from its Celery queue, run them in one continuous batch."
+
+
+def parser(prog: str = "python -m worker", description: str = SERVE) -> argparse.ArgumentParser:
+    """The options of `python -m worker`, and of what else looks at a worker's settings."""
     made = argparse.ArgumentParser(
-        prog="python -m worker",
-        description="Serve one model: take jobs from its Celery queue, run them in one continuous batch.",
+        prog=prog,
+        description=description,
         epilog="Every option is an environment variable too: --model-id is MODEL_ID. "
         "`sagrada worker --cards 0,1` (or CARDS) starts such a worker for each card and starts again what dies, "
         "--cards all for all cards of the machine.",
