@@ -83,7 +83,7 @@ def _plugin(machine: Machine) -> Iterator[Finding]:
     wanted = TORCH_OF.get(numbers(plugin)[:3]) or TORCH_OF.get(numbers(plugin)[:2])
     if wanted is None:
         text = f"{GAUDI_PLUGIN} {plugin} is not known here: which torch it takes is not checked."
-        yield warning("pairing", text, "docs/cards.md lists the software that is.")
+        yield warning("pairing", text, "Look it up in Intel's support matrix.")
     elif numbers(torch)[:2] != wanted:
         text = (
             f"{GAUDI_PLUGIN} {plugin} is built for torch {_dotted(wanted)}, and torch {torch} is installed."

@@ -128,6 +128,17 @@ def test_a_lock_is_free_as_soon_as_its_worker_is_killed(supervisors: Supervisors
 
 
 @pytest.mark.full
+def test_a_plain_celery_worker_takes_its_card_as_well(supervisors: Supervisors) -> None:
+    settings: dict[str, Any] = {"DEVICE": "hpu", "LOCK_DIR": str(supervisors.locks), "PATH": supervisors.path}
+    office, command = supervisors.office, ["celery", "-A", "worker.app", "worker", "-l", "INFO"]
+    first = office.start(command, CARD="1", **settings)
+    assert variables(first.engine())["HLS_MODULE_ID"] == "1"
+    second = office.bare(command, MODEL_ID="scripted", CARD="1", **settings)
+    assert second.process.wait(LONG) != 0
+    assert f"The hpu card 1 is taken by process {first.process.pid} on {HERE}" in second.said
+
+
+@pytest.mark.full
 def test_a_second_interrupt_hands_over(supervisors: Supervisors) -> None:
     office = supervisors.office
     supervisor = supervisors.start("0,1", step=0.05, DRAIN_TIMEOUT="1000")
