@@ -107,7 +107,8 @@ class Workers:
     def _drain(self) -> bool:
         """All together; whether each ended by itself, in good order, and was given its time."""
         heard = self._told.times  # before a word is said: whoever reads it may answer at once
-        children = [child for child in self._children if child.process is not None]
+        # Who died before is none of those that are drained.
+        children = [child for child in self._children if child.died() is None and child.process is not None]
         if children:
             self._say(
                 f"Draining, {self._drain_timeout:g} s at most. Once more: hand over what still runs, now."
@@ -131,10 +132,9 @@ class Workers:
 
     def _gone(self, child: Child) -> bool:
         """End it if need be; whether its end was a good one."""
-        in_time, process = not child.runs, child.process
+        process = child.process
         child.finish(0)
         status = process.returncode if process is not None else 0
-        # SIGTERM: it had not even begun.
-        good = in_time and status in (0, -signal.SIGTERM)
-        self._say(f"{child.name} {ended(status)}" + ("." if in_time else ", which took too long."))
-        return good
+        if process is not None:
+            self._say(f"{child.name} {ended(status)}.")
+        return status in (0, -signal.SIGTERM)  # SIGTERM: it had not even begun

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from worker.card import Card, CardError
 
-SHARED = Path("/dev/shm")
-"""Every user of the machine may write here, and containers with `ipc: host` see the machine's own."""
+FOLDERS = (Path("/run/lock"), Path("/dev/shm"))
+"""Where every user may write: the first of them. Of the second, logind removes a user's files at his logout."""
 PATIENCE = 2.0
 """Seconds for a holder that is just leaving, and for one who only looks whether the lock is free."""
 PAUSE = 0.05
@@ -26,7 +27,7 @@ class CardTaken(CardError):
 
 def default_folder() -> Path:
     """Where the locks are unless LOCK_DIR says otherwise."""
-    return SHARED if SHARED.is_dir() else Path(tempfile.gettempdir())
+    return next(filter(_for_all, FOLDERS), Path(tempfile.gettempdir()))
 
 
 class CardLock:
@@ -62,6 +63,11 @@ def taken(card: Card, holder: str) -> str:
     """That somebody has the card, in a sentence."""
     thing = "core" if card.kind == "cpu" else f"{card.kind} card"
     return f"The {thing} {card.id} is taken by process {holder}: stop that worker, or choose another with --cards."
+
+
+def _for_all(folder: Path) -> bool:
+    # Not whether *this* user may write: root's worker and another's must come to the same answer.
+    return folder.is_dir() and bool(folder.stat().st_mode & stat.S_IWOTH)
 
 
 def _path(folder: Path, card: Card) -> Path:

@@ -102,7 +102,7 @@ class Config:
     num_shard: int = _setting(1, "cards that one model spans", _positive)
     lock_dir: str = _setting(
         "",
-        "folder of the locks that give a card to one worker; default: /dev/shm, or where there is none, /tmp",
+        "folder of the locks that give a card to one worker; default: /run/lock, or /dev/shm",
     )
     dtype: str = _setting(
         "auto",

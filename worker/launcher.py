@@ -60,7 +60,7 @@ class EngineProcess:
         options = Options(
             link_fd=theirs.fileno(), beat_fd=beat.fd, parent=os.getpid(), patience=patience, spec=spec
         )
-        with theirs, _bound_to(cores):
+        with theirs, bound_to(cores):
             process = subprocess.Popen(
                 [sys.executable, "-m", "worker.engine", *arguments(options)],
                 stdin=subprocess.DEVNULL,
@@ -115,7 +115,7 @@ class EngineProcess:
 
 
 @contextlib.contextmanager
-def _bound_to(cores: Set[int]) -> Iterator[None]:
+def bound_to(cores: Set[int]) -> Iterator[None]:
     """The calling thread, for so long: a child is born with its affinity, and so are all threads of the child."""
     if not cores:
         yield

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -104,8 +105,15 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_the_folder_is_one_for_all_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(card_lock, "SHARED", tmp_path)
-    assert default_folder() == tmp_path
-    monkeypatch.setattr(card_lock, "SHARED", tmp_path / "nowhere")
-    assert default_folder().is_dir()
+def test_the_folder_is_one_that_all_users_may_write_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not one that this user alone may: another user's worker would look elsewhere."""
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    for folder, mode in ((own, 0o755), (shared, 0o1777)):
+        folder.mkdir()
+        folder.chmod(mode)
+    monkeypatch.setattr(card_lock, "FOLDERS", (tmp_path / "nowhere", own, shared))
+    assert default_folder() == shared
+    monkeypatch.setattr(card_lock, "FOLDERS", (own,))
+    assert default_folder() == Path(tempfile.gettempdir())
