@@ -35,8 +35,8 @@ class Generation:
     """One generation of Gaudi."""
 
     name: str
-    products: str
-    """How the names of its products begin, as hl-smi gives them."""
+    products: tuple[str, ...]
+    """How the names of its products begin, as hl-smi gives them: mezzanine cards, PCIe cards."""
     memory: int
     """Of the card, in bytes; a process can use a little less."""
     fp8_max: float | None
@@ -48,9 +48,9 @@ class Generation:
 
 
 GENERATIONS = (
-    Generation("Gaudi 1", "HL-20", 32 << 30, None, ("lazy",), "1.21"),
-    Generation("Gaudi 2", "HL-22", 96 << 30, 240.0, ("lazy", "compile")),
-    Generation("Gaudi 3", "HL-32", 128 << 30, 448.0, ("lazy", "compile")),
+    Generation("Gaudi 1", ("HL-20",), 32 << 30, None, ("lazy",), "1.21"),
+    Generation("Gaudi 2", ("HL-22", "HL-28"), 96 << 30, 240.0, ("lazy", "compile")),
+    Generation("Gaudi 3", ("HL-32", "HL-33"), 128 << 30, 448.0, ("lazy", "compile")),
 )
 
 

@@ -139,6 +139,8 @@ def test_numbers_in_words() -> None:
         ("HL-205", "Gaudi 1", 32, None, ("lazy",)),
         ("HL-225", "Gaudi 2", 96, 240.0, ("lazy", "compile")),
         ("HL-225H", "Gaudi 2", 96, 240.0, ("lazy", "compile")),
+        ("HL-288", "Gaudi 2", 96, 240.0, ("lazy", "compile")),
+        ("HL-338", "Gaudi 3", 128, 448.0, ("lazy", "compile")),
         ("HL-325L", "Gaudi 3", 128, 448.0, ("lazy", "compile")),
     ],
 )
