@@ -94,12 +94,12 @@ def test_each_core_has_one_worker_a_killed_one_is_followed_and_sigterm_drains(
     assert f"worker {names[1]} was killed by SIGKILL: starting it again in 0.5 s." in supervisor.said
     assert (names[0], workers[names[0]]) in supervisors.nodes()
 
-    jobs = submit(office, 2, 60)
+    jobs = submit(office, 2, 40)
     until(lambda: progress(office, jobs, 5))
     assert len({record.boot for id in jobs if (record := office.ledger.record(id))}) == 2
     engines = [children(pid)[0] for pid in workers.values()]
     assert supervisor.stop() == 0, supervisor.said
-    assert_unbroken(office, jobs, 60)
+    assert_unbroken(office, jobs, 40)
     assert {office.state(id) for id in jobs} == {"completed"}
     until(lambda: office.registry.list() == [])
     assert not any(map(alive, [*workers.values(), *engines]))
