@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
 from rich.console import Console
 
 from sagrada import __version__, show
+from sagrada.cards import run as run_cards
 from sagrada.client import Client, ClientError, Event, Job
-from sagrada.config import UpConfig, room_environment, up_options, url_option
+from sagrada.config import UpConfig, cards_option, room_environment, up_options, url_option
 from sagrada.embedded import NoServer
 from sagrada.lock import DataDirInUse
 from sagrada.up import CannotStart, run
@@ -90,10 +91,20 @@ def gateway(args: tuple[str, ...]) -> None:
 
 
 @main.command(context_settings=_PASSED_ON)
+@cards_option
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def worker(args: tuple[str, ...]) -> None:
-    """Run one worker: `sagrada worker --help` lists its options."""
-    _become("worker", args)
+def worker(args: tuple[str, ...], cards: str | None) -> None:
+    """Run one worker, or with --cards one per card: `sagrada worker --help` lists its options."""
+    if not cards or "--help" in args or "-h" in args:
+        _become("worker", args)
+    sys.exit(run_cards(cards, args, lambda text: click.echo(text, err=True)))
+
+
+@main.command(context_settings=_PASSED_ON)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def doctor(args: tuple[str, ...]) -> None:
+    """Say what is wrong with this machine, and how to mend it: `sagrada doctor --help` lists its options."""
+    _become("worker", ("doctor", *args))
 
 
 @main.command(context_settings=_PASSED_ON)
@@ -110,7 +121,7 @@ def plan(args: tuple[str, ...]) -> None:
     _become("models", ("plan", *args))
 
 
-def _become(room: str, args: tuple[str, ...]) -> None:
+def _become(room: str, args: tuple[str, ...]) -> NoReturn:
     os.execve(sys.executable, [sys.executable, "-m", room, *args], room_environment())
 
 

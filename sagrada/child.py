@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from sagrada.process import finish, kill, spawn
@@ -18,9 +20,14 @@ STEADY = 60.0
 class Child:
     """A process that is to run for as long as the fleet does. All calls come from one thread: see spawn()."""
 
-    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path | None = None
+    ) -> None:
+        """`log` takes all that it says; None: it says it where this process does."""
         self.name, self.log = name, log
         self.restarts = 0
+        self.deaths = 0
+        """In a row, none of them after a steady life."""
         self.process: subprocess.Popen[bytes] | None = None
         self._command, self._env = command, env
         self.pause = 0.0
@@ -29,8 +36,8 @@ class Child:
 
     def start(self) -> None:
         """Run it, its output appended to its log."""
-        with self.log.open("ab") as log:
-            self.process = spawn(self._command, env=self._env, output=log.fileno())
+        with self.log.open("ab") if self.log else nullcontext() as log:
+            self.process = spawn(self._command, env=self._env, output=log.fileno() if log else None)
         self._since = time.monotonic()
 
     def died(self) -> int | None:
@@ -40,8 +47,8 @@ class Child:
         kill(self.process)  # what it may have left in its group
         self.process = None
         now = time.monotonic()
-        first = not self.pause or now - self._since > STEADY
-        self.pause = FIRST_PAUSE if first else min(LONGEST_PAUSE, 2 * self.pause)
+        self.deaths = 1 if now - self._since > STEADY else self.deaths + 1
+        self.pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self.deaths - 1, 10))
         self._due = now + self.pause
         return status
 
@@ -53,10 +60,15 @@ class Child:
         self.start()
         return True
 
-    def terminate(self) -> None:
+    @property
+    def runs(self) -> bool:
+        """Whether its process lives."""
+        return self.process is not None and self.process.poll() is None
+
+    def terminate(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Ask it to end, without waiting."""
         if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
+            self.process.send_signal(how)
 
     def finish(self, timeout: float) -> bool:
         """Wait until it has ended, insist after `timeout` seconds; whether it ended by itself."""
@@ -67,6 +79,11 @@ class Child:
     def last_words(self, lines: int = 8) -> str:
         """The end of its log."""
         try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log else ""
         except OSError:
             return ""
+
+
+def ended(status: int) -> str:
+    """What an exit status says, for people."""
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

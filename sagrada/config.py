@@ -79,6 +79,11 @@ def url_option(command: F) -> F:
     )(command)  # fmt: skip
 
 
+def cards_option(command: F) -> F:
+    """--cards: a worker for each of them."""
+    return click.option("--cards", envvar="CARDS")(command)  # `python -m worker --help` explains it
+
+
 def up_options(command: F) -> F:
     """The options of `sagrada up`, in the order of its help."""
     for name, options in reversed(_UP.items()):

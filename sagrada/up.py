@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from types import FrameType
 
 from rich.console import Console
 
 from sagrada import __version__
-from sagrada.child import Child
+from sagrada.child import Child, ended
 from sagrada.config import UpConfig
 from sagrada.embedded import EmbeddedServer, NoServer, port_is_free
 from sagrada.greeting import Greeting
 from sagrada.lock import DataDirLock
+from sagrada.told import Told, signals
 
 TICK = 0.1
 """Seconds between two looks at the children."""
@@ -37,35 +34,10 @@ def run(config: UpConfig, console: Console) -> None:
     _check_port(config)
     lock = DataDirLock(config.data_dir)
     try:
-        with _signals() as told:
+        with signals() as told:
             Up(config, console, lock.fd, told).run()
     finally:
         lock.release()
-
-
-class Told:
-    """What the signals have said so far."""
-
-    def __init__(self) -> None:
-        self.stop = threading.Event()
-        self.times = 0
-
-    def hear(self, number: int, frame: FrameType | None) -> None:
-        """The handler."""
-        self.times += 1
-        self.stop.set()
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Told]:
-    told = Told()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, told.hear) for number in numbers}
-    try:
-        yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Up:
@@ -125,7 +97,7 @@ class Up:
                 self._say(f"{child.name} is started again ({child.restarts}).")
 
     def _mourn(self, child: Child, status: int) -> None:
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        how = ended(status)
         # Before the first readiness a refusal is final: the model or a setting is wrong, and the person is watching.
         if status > 0 and not self._greeting.ready.is_set():
             reason, words = self._greeting.reason() or "see its log", child.last_words()
@@ -144,7 +116,11 @@ class Up:
         for child in children:
             child.terminate()
         deadline = time.monotonic() + self._config.drain_timeout + GRACE
-        while any(map(_runs, children)) and time.monotonic() < deadline and self._told.times <= heard:
+        while (
+            any(child.runs for child in children)
+            and time.monotonic() < deadline
+            and self._told.times <= heard
+        ):
             time.sleep(TICK / 2)
         for child in children:
             child.finish(0)
@@ -155,10 +131,6 @@ class Up:
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _runs(child: Child) -> bool:
-    return child.process is not None and child.process.poll() is None
 
 
 def _check_port(config: UpConfig) -> None:

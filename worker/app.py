@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from celery import Celery, signals
@@ -17,6 +18,7 @@ from worker.config import Config, load
 from worker.pool import outcomes
 from worker.process import WorkerProcess
 from worker.results import BACKENDS
+from worker.seat import Seat, take
 
 SILENCE = 5
 """Seconds that Celery's connections wait for a Redis that says nothing before they are made anew."""
@@ -67,6 +69,11 @@ class App(Celery):
         self.loader.override_backends = dict(BACKENDS)
         self.conf.update(settings(config))
         self.register_task(GenerateTask())
+
+    @cached_property
+    def seat(self) -> Seat:
+        """The worker's card, taken when it is first asked for: a process that only sends takes none. CardError."""
+        return take(self.config)
 
 
 def to_json(outcome: Completed) -> dict[str, Any]:

@@ -96,6 +96,14 @@ class Config:
     queue: str = _setting("", "the Celery queue to serve; default: from the model's name", _own_queue)
     revision: str = _setting("", "the model's branch, tag or commit on the hub")
     device: str = _setting("auto", "auto, cpu, cuda or hpu", _word("auto", "cpu", "cuda", "hpu"))
+    card: str = _setting(
+        "", "the card to run on: a Gaudi's module id, a GPU's index or UUID, cores as in 0-3; default: any"
+    )
+    num_shard: int = _setting(1, "cards that one model spans", _positive)
+    lock_dir: str = _setting(
+        "",
+        "folder of the locks that give a card to one worker; default: /run/lock, or /dev/shm",
+    )
     dtype: str = _setting(
         "auto",
         "auto, float32, bfloat16, float16 or float64",
@@ -168,12 +176,22 @@ def load(options: Mapping[str, str] | None = None, environ: Mapping[str, str] = 
     return config
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options of `python -m worker`."""
+def variables(environ: Mapping[str, str] = os.environ) -> Mapping[str, str]:
+    """The environment as it is: for those who look at what others will read in it."""
+    return environ
+
+
+SERVE = "Serve one model: take jobs from its Celery queue, run them in one continuous batch."
+
+
+def parser(prog: str = "python -m worker", description: str = SERVE) -> argparse.ArgumentParser:
+    """The options of `python -m worker`, and of what else looks at a worker's settings."""
     made = argparse.ArgumentParser(
-        prog="python -m worker",
-        description="Serve one model: take jobs from its Celery queue, run them in one continuous batch.",
-        epilog="Every option is an environment variable too: --model-id is MODEL_ID.",
+        prog=prog,
+        description=description,
+        epilog="Every option is an environment variable too: --model-id is MODEL_ID. "
+        "`sagrada worker --cards 0,1` (or CARDS) starts such a worker for each card and starts again what dies, "
+        "--cards all for all cards of the machine.",
     )
     for setting in fields(Config):
         given = f" [{setting.default}]" if setting.default not in ("", False) else ""
@@ -191,6 +209,10 @@ def from_arguments(argv: Sequence[str], environ: Mapping[str, str] = os.environ)
 
 
 def _check(config: Config) -> None:
+    if config.num_shard > 1:
+        raise ConfigError(
+            f"NUM_SHARD={config.num_shard} is not usable yet: a model runs on one card. Leave it out, or give 1"
+        )
     inputs, total = config.max_input_tokens, config.max_total_tokens
     if inputs and total and inputs >= total:
         raise ConfigError(

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from types import TracebackType
 from typing import Self
 
@@ -43,18 +43,24 @@ class EngineProcess:
 
     @classmethod
     def start(
-        cls, spec: LoadSpec, *, patience: float = PATIENCE, environment: Mapping[str, str] | None = None
+        cls,
+        spec: LoadSpec,
+        *,
+        patience: float = PATIENCE,
+        environment: Mapping[str, str] | None = None,
+        cores: Set[int] = frozenset(),
     ) -> EngineProcess:
         """Spawn an engine that loads `spec`; `environment` is what its device must find set before torch starts.
 
-        On Linux it dies with the *thread* that calls this: call it from one that lives as long as the process.
+        It runs on `cores`, if any are named. On Linux it dies with the *thread* that calls this: call it from one that
+        lives as long as the process.
         """
         ours, theirs = socket.socketpair()
         beat = Beat.create()
         options = Options(
             link_fd=theirs.fileno(), beat_fd=beat.fd, parent=os.getpid(), patience=patience, spec=spec
         )
-        with theirs:
+        with theirs, bound_to(cores):
             process = subprocess.Popen(
                 [sys.executable, "-m", "worker.engine", *arguments(options)],
                 stdin=subprocess.DEVNULL,
@@ -106,6 +112,20 @@ class EngineProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def bound_to(cores: Set[int]) -> Iterator[None]:
+    """The calling thread, for so long: a child is born with its affinity, and so are all threads of the child."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def child_environment(spec: LoadSpec, device: Mapping[str, str]) -> dict[str, str]:

@@ -83,6 +83,7 @@ class EnginePool(BasePool):
         self._finisher = Finisher()
         self.process = WorkerProcess(
             self.app.config,
+            self.app.seat,
             self.options["initargs"][1],
             self._wake,
             self._gave_up,

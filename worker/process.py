@@ -26,6 +26,7 @@ from worker.launcher import EngineProcess
 from worker.pipeline import Pipeline
 from worker.publisher import Publisher
 from worker.reconciler import Reconciler, Send
+from worker.seat import Seat
 from worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -42,16 +43,18 @@ class WorkerProcess:
     def __init__(
         self,
         config: Config,
+        seat: Seat,
         name: str,
         made_room: Callable[[], None],
         gave_up: Callable[[], None],
         send: Send,
     ) -> None:
-        """`name` is the Celery node's. `made_room`: more jobs could come now. `gave_up`: the process is to end.
+        """`seat` is what its engine runs on, `name` the Celery node's.
 
-        `send` queues the message of a job that nobody holds.
+        `made_room`: more jobs could come now. `gave_up`: the process is to end. `send` queues the message of a job
+        that nobody holds.
         """
-        self.config, self.name = config, name
+        self.config, self.seat, self.name = config, seat, name
         self.boot = Boot(config.redis_url, config.lease_seconds)
         self._end_process = gave_up
         self._redis = connect(config.redis_url, config.lease_seconds)
@@ -76,7 +79,13 @@ class WorkerProcess:
         clerk = Clerk(pipeline, config.result_ttl, config.task_queue, lambda: self.boot.id)
         intake = Intake(self._registry, config.name, inbox.put)
         supervisor = Supervisor(
-            partial(EngineProcess.start, load_spec(config), patience=config.engine_patience)
+            partial(
+                EngineProcess.start,
+                load_spec(config, self.seat),
+                patience=config.engine_patience,
+                environment=self.seat.environment,
+                cores=self.seat.cores,
+            )
         )
         jobs = Jobs(config, clerk, intake, supervisor.send, made_room)
         return Publisher(jobs, inbox, pipeline, supervisor, intake, self._gave_up)
@@ -229,12 +238,13 @@ class WorkerProcess:
         }
 
 
-def load_spec(config: Config) -> LoadSpec:
+def load_spec(config: Config, seat: Seat) -> LoadSpec:
     """What the engine is told to load."""
+    device = seat.device or config.device
     return LoadSpec(
         model_id=config.model_id,
         revision=config.revision,
-        device="" if config.device == "auto" else config.device,
+        device="" if device == "auto" else device,
         dtype="" if config.dtype == "auto" else config.dtype,
         slots=config.slots,
         block_size=config.block_size,

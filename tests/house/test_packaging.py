@@ -95,7 +95,7 @@ def test_every_package_imports_from_the_wheel(clean: Path) -> None:
 
 def test_the_command_runs_from_the_wheel(clean: Path) -> None:
     said = run(clean.parent / "sagrada", "--help", cwd=clean.parent)
-    for command in ("up", "gateway", "worker", "generate", "submit", "status", "stream", "cancel"):
+    for command in ("up", "gateway", "worker", "doctor", "generate", "submit", "status", "stream", "cancel"):
         assert re.search(rf"^\s+{command}\b", said, re.MULTILINE), said
     version = run(clean.parent / "sagrada", "--version", cwd=clean.parent)
     assert __version__ in version

@@ -33,6 +33,8 @@ def test_an_option_wins_over_its_variable_and_an_empty_one_counts_as_absent() ->
         ("HF_HUB_OFFLINE", "perhaps"),
         ("QUEUE", "celery"),
         ("MAX_INPUT_TOKENS", "4096"),
+        ("NUM_SHARD", "0"),
+        ("NUM_SHARD", "2"),
     ],
 )
 def test_an_error_names_the_variable(variable: str, text: str) -> None:

@@ -24,6 +24,7 @@ from worker.assignment import (
 )
 from worker.config import Config
 from worker.pool import EnginePool
+from worker.seat import Seat
 
 RESULT = Completed(Result(text="hi", finish_reason="length", seed=1, usage=Usage.of(2, 3)))
 
@@ -102,7 +103,7 @@ def trace(name: str, task_id: str, request: Any, body: Any, *_: Any) -> tuple[in
 def pool(monkeypatch: pytest.MonkeyPatch) -> EnginePool:
     monkeypatch.setattr(module, "WorkerProcess", Process)
     monkeypatch.setattr(module, "get_event_loop", lambda: None)
-    app = SimpleNamespace(config=Config(drain_timeout=0.1))
+    app = SimpleNamespace(config=Config(drain_timeout=0.1), seat=Seat())
     made = EnginePool(8, app=app, initargs=(app, "node"))
     made.on_start()
     return made
