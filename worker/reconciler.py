@@ -58,8 +58,9 @@ class Reconciler:
         """`redis` must return bytes, and is this thread's own."""
         self.counters: Counter[str] = Counter()
         self._redis, self._send, self._owner = redis, send, owner
-        self._doubtful: list[str] | None = []
-        """Jobs to look at besides those that are due; None: all that are open."""
+        self._doubtful: list[str] = []
+        """Jobs to look at besides those that are due: is one said to be in this process's hands, and is not?"""
+        self._all_doubtful = threading.Event()
         self._ledger, self._open, self._gateways = Ledger(redis, result_ttl), OpenJobs(redis), Gateways(redis)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
@@ -79,7 +80,7 @@ class Reconciler:
 
         Nobody else can tell, for to them a job is in good hands while the boot in its record lives.
         """
-        self._doubtful = None
+        self._all_doubtful.set()
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY):
@@ -94,31 +95,42 @@ class Reconciler:
         """Look at the jobs that are due, at most MOST, and as many doubtful ones; how many. Raises RedisError."""
         if self._owner.quiet:
             return 0
-        now, ids = self._open.due(MOST, PAUSE)
-        ids = list(dict.fromkeys([*ids, *self._doubted()]))
+        now, due = self._open.due(MOST, PAUSE)
+        doubted = self._doubted()
+        ids = list(dict.fromkeys([*due, *doubted]))
         if not ids:
             return 0
         # In this order: what is taken meanwhile has a message, and what ends meanwhile a record that says so.
         me, mine = self._owner.id, self._owner.tasks()
         records = self._records(ids)
         self._open.forget(job_id for job_id, record in records.items() if record is None or record.terminal)
-        going = {job_id: record for job_id, record in records.items() if record and not record.terminal}
+        astray = {job_id for job_id, record in records.items() if record and record.boot == me} - mine
+        # What is neither due nor astray is for whoever finds it due: every worker of the fleet goes through all jobs.
+        looked_at = astray.union(due)
+        going = {
+            id: record for id, record in records.items() if record and not record.terminal and id in looked_at
+        }
         gateways = self._gateways.live() if any(record.gateway for record in going.values()) else set()
         suspects = [
-            Suspect(job_id, record.queue, "" if record.boot == me and job_id not in mine else record.boot)
+            Suspect(job_id, record.queue, "" if job_id in astray else record.boot)
             for job_id, record in going.items()
             if not self._ended(job_id, record, now, gateways)
         ]
         for suspect, unheld in zip(suspects, self._open.unheld(suspects), strict=True):
             if unheld:
                 self._queue_again(suspect)
+        del self._doubtful[: len(doubted)]  # not before: a turn that Redis breaks off is done again
         return len(ids)
 
     def _doubted(self) -> list[str]:
-        if self._doubtful is None:
-            self._doubtful = self._open.ids()
-        some, self._doubtful = self._doubtful[:MOST], self._doubtful[MOST:]
-        return some
+        if self._all_doubtful.is_set():
+            self._all_doubtful.clear()  # before the look: another failover meanwhile makes it look again
+            try:
+                self._doubtful = self._open.ids()
+            except RedisError:
+                self._all_doubtful.set()
+                raise
+        return self._doubtful[:MOST]
 
     def _records(self, ids: list[str]) -> dict[str, Record | None]:
         pipe = self._redis.pipeline(transaction=False)

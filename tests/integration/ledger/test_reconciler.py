@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as LostConnection
 
 from tests.integration.ledger.support import Heard, claimed, completed, end_of, make_job, submitted, token
 from wire.job import Job
@@ -119,6 +120,10 @@ def test_a_job_that_redis_says_is_run_here_and_is_not_is_queued_again(world: Wor
     assert world.look() == [mine.id], "the other's owner is asked for it"
 
 
+def _away(ids: list[str]) -> None:
+    raise LostConnection("the connection broke")
+
+
 def test_after_a_failover_every_job_is_looked_at(
     world: World, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +134,13 @@ def test_after_a_failover_every_job_is_looked_at(
         claimed(ledger, job, "me")
     assert world.reconciler.turn() == 0, "none is due"
     world.reconciler.writes_lost()
-    assert [world.reconciler.turn() for _ in range(3)] == [2, 1, 0]
+    with monkeypatch.context() as broken:
+        broken.setattr(world.reconciler, "_records", _away)
+        with pytest.raises(LostConnection):
+            world.reconciler.turn()
+    assert [world.reconciler.turn() for _ in range(3)] == [2, 1, 0], (
+        "a turn that was broken off is done again"
+    )
     assert {job.id for job, _ in world.sent} == {job.id for job in jobs}
 
 
