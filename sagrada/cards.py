@@ -8,12 +8,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from sagrada.child import Child, ended
+from sagrada.child import Child, ask, ended
 from sagrada.config import room_environment
 from sagrada.told import Told, signals
 
@@ -113,22 +112,14 @@ class Workers:
             self._say(
                 f"Draining, {self._drain_timeout:g} s at most. Once more: hand over what still runs, now."
             )
-        self._ask(children, signal.SIGTERM, self._drain_timeout + GRACE, heard)
+        seconds = self._drain_timeout + GRACE
+        ask(children, signal.SIGTERM, seconds, lambda: self._told.times > heard)
         if self._told.times > heard and any(child.runs for child in children):
             self._say("Handing over to other workers. Once more: kill.")
-            self._ask(children, signal.SIGQUIT, GRACE, heard + 1)  # Celery's cold shutdown
+            # Celery's cold shutdown
+            ask(children, signal.SIGQUIT, GRACE, lambda: self._told.times > heard + 1)
         good = [self._gone(child) for child in children]  # each of them, whatever the first was
         return all(good) and self._told.times <= heard
-
-    def _ask(self, children: list[Child], how: signal.Signals, seconds: float, heard: int) -> None:
-        """Until all have ended, the time is over, or one more signal has come."""
-        for child in children:
-            child.terminate(how)
-        deadline = time.monotonic() + seconds
-        while any(child.runs for child in children) and time.monotonic() < deadline:
-            if self._told.times > heard:
-                return
-            time.sleep(TICK / 2)
 
     def _gone(self, child: Child) -> bool:
         """End it if need be; whether its end was a good one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,6 +15,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before the first restart, and the most that doubling leads to."""
 STEADY = 60.0
 """Seconds of life after which a death counts as the first again."""
+
+
+LOOK = 0.05
+"""Seconds between two looks at children that were asked to end."""
 
 
 class Child:
@@ -82,6 +86,17 @@ class Child:
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log else ""
         except OSError:
             return ""
+
+
+def ask(
+    children: Sequence[Child], how: signal.Signals, seconds: float, impatient: Callable[[], bool]
+) -> None:
+    """Ask all to end; wait until they have, the seconds are over, or somebody is impatient."""
+    for child in children:
+        child.terminate(how)
+    deadline = time.monotonic() + seconds
+    while any(child.runs for child in children) and time.monotonic() < deadline and not impatient():
+        time.sleep(LOOK)
 
 
 def ended(status: int) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
-import time
 
 from rich.console import Console
 
 from sagrada import __version__
-from sagrada.child import Child, ended
+from sagrada.child import Child, ask, ended
 from sagrada.config import UpConfig
 from sagrada.embedded import EmbeddedServer, NoServer, port_is_free
 from sagrada.greeting import Greeting
@@ -113,15 +113,8 @@ class Up:
             self._say(
                 f"Draining, {limit:g} s at most; what is not finished waits for the next start. Ctrl-C: now."
             )
-        for child in children:
-            child.terminate()
-        deadline = time.monotonic() + self._config.drain_timeout + GRACE
-        while (
-            any(child.runs for child in children)
-            and time.monotonic() < deadline
-            and self._told.times <= heard
-        ):
-            time.sleep(TICK / 2)
+        seconds = self._config.drain_timeout + GRACE
+        ask(children, signal.SIGTERM, seconds, lambda: self._told.times > heard)
         for child in children:
             child.finish(0)
         if self._redis is not None:

@@ -33,7 +33,7 @@ class OpenJobs:
 
     def __init__(self, redis: Redis) -> None:
         """`redis` must return bytes."""
-        self._redis = redis
+        self._redis: Any = redis
 
     def due(self, most: int, pause: float) -> tuple[int, list[str]]:
         """(Redis ms, ids): jobs to look at now, the longest due first; each is due again in `pause` seconds."""
@@ -42,7 +42,7 @@ class OpenJobs:
 
     def ids(self) -> list[str]:
         """All of them."""
-        return [job_id.decode() for job_id in self._redis.zrange(OPEN, 0, -1)]  # type: ignore[union-attr]
+        return [job_id.decode() for job_id in self._redis.zrange(OPEN, 0, -1)]
 
     def look_again(self, job_id: str, at: int) -> None:
         """At `at`, Redis ms; nothing if the job has ended."""
@@ -60,8 +60,7 @@ class OpenJobs:
         ]
 
     def __len__(self) -> int:
-        size = self._redis.zcard(OPEN)
-        assert isinstance(size, int)
+        size: int = self._redis.zcard(OPEN)
         return size
 
 

@@ -295,7 +295,7 @@ class _Asking:
 
     def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         """As redis-py's, to the master of now."""
-        connection: Any = self
+        connection: Any = super()
         if not connection.is_connected:
             connection.connect()
-        super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        connection.send_packed_command(*args, **kwargs)

@@ -109,12 +109,9 @@ def run(command: Sequence[str]) -> str:
 
 def parse_hl_smi(text: str) -> Found:
     """The answer to HL_SMI."""
-    cards, unreadable = [], []
-    for row in _rows(text):
-        if len(row) != 6 or not row[1].isdecimal():
-            unreadable.append(", ".join(row))
-            continue
-        _, module, bus, used, celsius, name = row
+    rows, unreadable = _table(text, columns=6, number=1)
+    cards = []
+    for _, module, bus, used, celsius, name in rows:
         card = Card(
             kind="hpu", id=int(module), name=name, bus=bus, used=_bytes(used), celsius=_number(celsius)
         )
@@ -124,13 +121,11 @@ def parse_hl_smi(text: str) -> Found:
 
 def parse_nvidia_smi(text: str) -> Found:
     """The answer to NVIDIA_SMI; without a card it is a sentence."""
-    cards, unreadable = [], []
-    for row in _rows(text):
-        if len(row) != 4 or not row[0].isdecimal():
-            unreadable.append(", ".join(row))
-            continue
-        index, uuid, name, memory = row
-        cards.append(Card(kind="cuda", id=int(index), uuid=uuid, name=name, memory=_bytes(memory) or 0))
+    rows, unreadable = _table(text, columns=4, number=0)
+    cards = [
+        Card(kind="cuda", id=int(index), uuid=uuid, name=name, memory=_bytes(memory) or 0)
+        for index, uuid, name, memory in rows
+    ]
     return _found(cards, unreadable)
 
 
@@ -160,9 +155,16 @@ def _none(kind: Kind, found: Found) -> str:
     return f"The driver is there, but no {kind} card."
 
 
-def _rows(text: str) -> list[list[str]]:
-    rows = csv.reader(text.splitlines(), skipinitialspace=True)
-    return [[cell.strip() for cell in row] for row in rows if row]
+def _table(text: str, columns: int, number: int) -> tuple[list[list[str]], list[str]]:
+    """(the rows that describe a card, its number in column `number`; the other lines)."""
+    rows, others = [], []
+    for row in csv.reader(text.splitlines(), skipinitialspace=True):
+        cells = [cell.strip() for cell in row]
+        if len(cells) == columns and cells[number].isdecimal():
+            rows.append(cells)
+        elif cells:
+            others.append(", ".join(cells))
+    return rows, others
 
 
 def _number(text: str) -> float | None:

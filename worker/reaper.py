@@ -16,8 +16,8 @@ class Reaper:
     def __init__(self, redis: Redis, lease: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis, self._boots, self._lease, self._clock = redis, Boots(redis), lease, clock
         self._server: tuple[str, str] | None = None
-        """Whose answers were last seen; None: the connection was lost since."""
-        self._before: tuple[str, str] | None = None
+        """Whose answers were last seen."""
+        self._disturbed = False
         self.replaced = False
         """Whether the last look found another Redis than the one before: it may have lost writes."""
         self._last: int | None = None
@@ -25,17 +25,17 @@ class Reaper:
 
     def disturbed(self) -> None:
         """The connection was lost: others may have lost theirs."""
-        self._server = None
+        self._disturbed = True
 
     def watch(self, now: int) -> bool:
         """Look at Redis itself, at `now` (Redis ms); True if it restarted or changed its role, or may have."""
         server = self._identity()
-        changed = server != self._server
+        changed = self._disturbed or server != self._server
         away = self._last is not None and now - self._last > self._lease * 1000
         if changed or away:
             self._quiet_until = self._clock() + 2 * self._lease
-        self.replaced = self._before not in (None, server)
-        self._server, self._before, self._last = server, server, now
+        self.replaced = self._server not in (None, server)
+        self._server, self._disturbed, self._last = server, False, now
         return changed
 
     def _identity(self) -> tuple[str, str]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from hashlib import sha1
 from typing import Any
 
 import pytest
 
 from gateway import durability
+from tests.support.mutants import broken, without_resync
 from wire import commands, open, queue
-from worker.boot import Boot
 from worker.clerk import Clerk
 from worker.deliveries import Deliveries
 from worker.reconciler import Reconciler
@@ -21,12 +20,7 @@ Mutant = Callable[[pytest.MonkeyPatch], None]
 
 def queue_script(module: Any, script: str, old: str, new: str) -> Mutant:
     def apply(monkeypatch: pytest.MonkeyPatch) -> None:
-        whole: queue.Script = getattr(module, script)
-        assert old in whole.text
-        mutant = copy(whole)
-        mutant.text = whole.text.replace(old, new)
-        mutant.sha = sha1(mutant.text.encode()).hexdigest()
-        monkeypatch.setattr(module, script, mutant)
+        monkeypatch.setattr(module, script, broken(getattr(module, script), old, new))
 
     return apply
 
@@ -65,9 +59,7 @@ MUTANTS: dict[str, Mutant] = {
     "a pop that does not write down what it takes": queue_script(
         queue, "POP", "redis.call('HSET', unacked(boot)", "redis.call('HSET', 'nowhere'"
     ),
-    "a lost reply is not looked for": attribute(
-        Boot, "_resync", property(lambda self: False, lambda self, value: None)
-    ),
+    "a lost reply is not looked for": without_resync,
     "an ack that Redis lost is told again": attribute(Deliveries, "asked", lambda self: None),
     # The ledger
     "a claim without a start marker": ledger_scripts("\nmark(attempt, n)\nredis.call", "\nredis.call"),

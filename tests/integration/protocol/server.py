@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from redis import Redis
@@ -118,7 +119,7 @@ class Client(Redis):
             answer["run_id"] = f"server {self.epoch}"
         return answer
 
-    @property  # type: ignore[override]
+    @property  # type: ignore[override]  # redis-py has an attribute there
     def connection(self) -> Client:
         """Its one connection, for who wants no retries."""
         return self
@@ -162,7 +163,7 @@ class Connection:
             return self._send(commands)
         if commands and commands[0][0] == "MULTI":  # Redis takes all of them or none
             return carry(lambda: self._send(commands))
-        return [reply for command in commands for reply in carry(lambda c=command: self._send([c]))]  # type: ignore[misc]
+        return [reply for command in commands for reply in carry(partial(self._send, [command]))]
 
     def _send(self, commands: Sequence[Command]) -> list[Reply]:
         if self._epoch != self._server.epoch:

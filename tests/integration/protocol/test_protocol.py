@@ -59,6 +59,7 @@ def happens(**arguments: st.SearchStrategy[Any]) -> Callable[[Act], Act]:
                 self.worker(number).work(thread, commands)
             act(self, **drawn)
 
+        # Its overloads know keywords only one by one.
         made: Any = rule(work=works, **arguments)  # type: ignore[call-overload]
         return cast(Act, made(step))
 

@@ -17,10 +17,9 @@ from redis.exceptions import RedisError
 
 from tests.integration.protocol.operation import ALL, Fate, Operation
 from tests.integration.protocol.server import Client, Server
+from tests.support.intake import Intake
 from wire import queue
 from wire.dispatch import dispatch
-from wire.errors import ValidationError
-from wire.job import Job
 from wire.keys import result_key
 from wire.open import Suspect
 from wire.queue import Delivery, Popped, Record, TaskQueue, pop_args
@@ -111,17 +110,6 @@ class Engine:
         self.sequences.clear()
         self._happened.append(Died("it is told so"))
         self.restarts += 1
-
-
-class Intake:
-    """Does at once what the real one does on its thread."""
-
-    def do(self, work: Callable[[], Job], then: Callable[[Any], None]) -> None:
-        try:
-            answer: Any = work()
-        except ValidationError as error:
-            answer = error
-        then(answer)
 
 
 class Sender:

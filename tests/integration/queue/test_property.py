@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
-from hashlib import sha1
 
 import pytest
 
 from tests.integration.queue import walk
+from tests.support.mutants import broken, without_resync
 from wire import queue
-from worker.boot import Boot
 
 
 def test_random_walks_lose_nothing(redis_url: str) -> None:
@@ -19,25 +17,15 @@ def test_random_walks_lose_nothing(redis_url: str) -> None:
 
 def _break(script: str, old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
     def apply(monkeypatch: pytest.MonkeyPatch) -> None:
-        whole: queue.Script = getattr(queue, script)
-        assert old in whole.text
-        mutant = copy(whole)
-        mutant.text = whole.text.replace(old, new)
-        mutant.sha = sha1(mutant.text.encode()).hexdigest()
+        mutant = broken(getattr(queue, script), old, new)
         monkeypatch.setattr(queue, script, mutant)
         monkeypatch.setattr(walk, script, mutant, raising=False)
 
     return apply
 
 
-def _no_resync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        Boot, "_resync", property(lambda self: False, lambda self, value: None), raising=False
-    )
-
-
 CONTROLS = {
-    "a lost reply is not looked for": _no_resync,
+    "a lost reply is not looked for": without_resync,
     "a pop without a lease": _break("POP", "then return false end", "then boot = boot end"),
     "a dead boot is forgotten at once": _break("_REAP", "redis.call('EXISTS', unacked(boot)) == 0", "true"),
     "reclaimed without a lease": _break("_RECLAIM", "then return false end", "then new = new end"),

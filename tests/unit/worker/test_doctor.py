@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.support.cards import GAUDI_2, TWO_GAUDI_3, TWO_GPUS, hl_smi, nvidia_smi
-from worker.card import Card
+from worker.card import Card, Kind
 from worker.card_lock import CardLock
 from worker.config import Config
 from worker.doctor import hardware, software
@@ -130,9 +130,10 @@ def test_pairing(kind: str, versions: dict[str, str], found: list[tuple[str, str
 def test_the_ranges_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for kind, extra in (("cpu", "worker"), ("cuda", "worker"), ("hpu", "gaudi")):
+    of: dict[Kind, str] = {"cpu": "worker", "cuda": "worker", "hpu": "gaudi"}
+    for kind, extra in of.items():
         (wanted,) = [r for text in extras[extra] if (r := Requirement(text)).name == "transformers"]
-        (least, below) = software.TRANSFORMERS[kind]  # type: ignore[index]
+        least, below = software.TRANSFORMERS[kind]
         assert wanted.specifier.contains(f"{least[0]}.{least[1]}.0")
         assert wanted.specifier.contains(f"{below[0]}.{below[1] - 1}.9" if below[1] else f"{below[0] - 1}.99")
         assert not wanted.specifier.contains(f"{below[0]}.{below[1]}.0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.intake import Intake
 from tests.unit.worker.test_supervisor import READY
 from wire.commands import MAX_STALLS, release_command
 from wire.errors import JobFailed, JobNotFound, ValidationError
@@ -96,17 +96,6 @@ class Clerk:
     def tell(self, commands: list[Any]) -> list[Any]:
         self.told += commands
         return [None for _ in commands]
-
-
-class Intake:
-    """Does at once what the real one does on its thread."""
-
-    def do(self, work: Callable[[], Job], then: Callable[[Any], None]) -> None:
-        try:
-            answer: Any = work()
-        except ValidationError as error:
-            answer = error
-        then(answer)
 
 
 class Bench:
