@@ -20,14 +20,16 @@ class History:
     """
 
     def __init__(self, slots: int, vocab_size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.seen = torch.zeros(slots + 1, vocab_size, dtype=torch.int32, device=device)
+        # Written flat and read as rows: HPU Graphs capture no write to a view.
+        self._seen = torch.zeros((slots + 1) * vocab_size, dtype=torch.int32, device=device)
+        self.seen = self._seen.view(slots + 1, vocab_size)
         """[slots + 1, V]: twice the token's occurrences in the output, plus 1 if the prompt has it."""
         self.bias = torch.zeros(slots + 1, vocab_size, dtype=dtype, device=device)
-        self._seen = self.seen.view(-1)
 
     def write(self, slot: Tensor, seen: Tensor, bias: Tensor) -> Outputs:
         """Planned: give the slot [1] to a sequence, whatever it held before; the rows are [1, V]."""
-        self.seen.index_copy_(0, slot, seen)
+        vocab = self.bias.shape[1]
+        self._seen.index_copy_(0, slot * vocab + torch.arange(vocab, device=slot.device), seen[0])
         self.bias.index_copy_(0, slot, bias)
         return ()
 

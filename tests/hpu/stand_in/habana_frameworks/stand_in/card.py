@@ -30,6 +30,9 @@ class Seat:
             self._take()
         if self.inherited:
             raise RuntimeError("the card was initialised before the fork: a child cannot use it, start it anew")
+
+    def check_binding(self) -> None:
+        """RuntimeError if somebody has changed what the card was taken by, and now believes to have another."""
         for name, value in self._binding.items():
             if os.environ.get(name) != value:
                 raise RuntimeError(f"{name} has changed since module {self.module} was taken: set it before")

@@ -33,6 +33,9 @@ DYNAMIC = frozenset(
 WAITING = frozenset({"aten::equal", "aten::is_nonzero"})
 """They give the host a number."""
 
+TAKE_NUMBERS = frozenset({"add", "div", "mul", "sub"})
+"""Operations to which torch lets a Python number be passed where their schema says Tensor, as it passes them to us."""
+
 _INT32 = torch.iinfo(torch.int32)
 
 
@@ -48,6 +51,8 @@ class Signature:
     """Each of its results: the argument that it is, or None for a new tensor."""
     looks: bool
     """It gives a view of an argument and computes nothing."""
+    tensors: tuple[int, ...]
+    """Places of the arguments that must be tensors, where a number may not be."""
 
 
 @cache
@@ -69,7 +74,11 @@ def signature_of(op: Any) -> Signature:
         None if each.alias_info is None else places.get(frozenset(each.alias_info.before_set))
         for each in op._schema.returns
     )
-    return Signature(tuple(writes), frozenset(outs), returned, looks and not writes)
+    plain = op._schema.name.removeprefix("aten::").rstrip("_") not in TAKE_NUMBERS
+    places_of_tensors = (i for i, each in enumerate(op._schema.arguments) if str(each.type) == "Tensor" and plain)
+    return Signature(
+        tuple(writes), frozenset(outs), returned, looks and not writes, tuple(places_of_tensors)
+    )
 
 
 def _at(where: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -96,11 +105,11 @@ def run(op: Any, kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
     signature = signature_of(op)
     if signature.looks:
         return as_is(op, *args, **kwargs)
-    ready()
+    SEAT.touch()
     _check_kind(op)
     written = [_at(where, args, kwargs) for where in signature.writes]
     _check_views(op, written)
-    host_args, host_kwargs = to_host(args), to_host(kwargs)
+    host_args, host_kwargs = _numbered(signature, to_host(args)), to_host(kwargs)
     growing = _grow(signature, args, kwargs, host_kwargs)
     alone = _save(written)
     given = kernel(*host_args, **host_kwargs)
@@ -120,6 +129,7 @@ def run(op: Any, kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
 def ready() -> None:
     """RuntimeError if the process has no card, or has changed its mind about it."""
     SEAT.touch()
+    SEAT.check_binding()
     check_latch()
 
 
@@ -166,6 +176,19 @@ def to_host(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: to_host(each) for name, each in value.items()}
     return torch.device("cpu") if isinstance(value, torch.device) else value
+
+
+def _numbered(signature: Signature, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Numbers as tensors of the dtype that they have beside the first tensor, where the schema wants tensors."""
+    first = next((each for each in args if isinstance(each, Tensor)), None)
+    if first is None or not any(isinstance(args[i], (int, float)) for i in signature.tensors if i < len(args)):
+        return args
+    return tuple(
+        torch.tensor(each, dtype=torch.result_type(first, each))
+        if place in signature.tensors and isinstance(each, (int, float))
+        else each
+        for place, each in enumerate(args)
+    )
 
 
 def _grow(

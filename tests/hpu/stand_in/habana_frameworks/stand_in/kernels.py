@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from .capture import CAPTURING
-from .dispatch import check_int64, flush, made, operate, ready, run, sync
+from .card import SEAT
+from .dispatch import check_int64, made, operate, ready, run, sync
 from .ledger import LEDGER
 from .memory import MEMORY, address, as_is, is_card, on_host
 from .recipes import GATHERING
 from .streams import TIME
 
 KEY = "PrivateUse1"
+LOOKING = ("as_strided", "view", "_reshape_alias", "unfold")
+"""They give views; torch makes all others of them."""
+WHOLE = ("logsumexp", "scaled_dot_product_attention")
+"""What torch would take apart for a device that does not have them, into steps that no card would take."""
+
 aten: Any = torch.ops.aten
 
 
@@ -29,7 +35,7 @@ def empty(
     memory_format: torch.memory_format | None = None,
 ) -> Tensor:
     """As torch.empty."""
-    ready()
+    SEAT.touch()
     return made(torch.empty(size, dtype=dtype, memory_format=memory_format or torch.contiguous_format))
 
 
@@ -43,7 +49,7 @@ def empty_strided(
     pin_memory: bool | None = None,
 ) -> Tensor:
     """As torch.empty_strided."""
-    ready()
+    SEAT.touch()
     return made(torch.empty_strided(size, stride, dtype=dtype))
 
 
@@ -111,9 +117,11 @@ def local_scalar(card: Tensor) -> Any:
     return on_host(card).item()
 
 
-def attention(*args: Any, **kwargs: Any) -> Any:
-    """torch's own attention as one operation, computed as the host does."""
-    return operate(aten.scaled_dot_product_attention.default, *args, **kwargs)
+def _whole(op: Any) -> Any:
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        return operate(op, *args, **kwargs)
+
+    return compute
 
 
 def _view(op: Any) -> Any:
@@ -135,8 +143,8 @@ def register() -> tuple[torch.library.Library, ...]:
         "_copy_from": copy_from,
         "_to_copy": to_copy,
         "_local_scalar_dense": local_scalar,
-        "scaled_dot_product_attention": attention,
-        **{name: _view(getattr(aten, name).default) for name in ("as_strided", "view", "_reshape_alias", "unfold")},
+        **{name: _view(getattr(aten, name).default) for name in LOOKING},
+        **{name: _whole(getattr(aten, name).default) for name in WHOLE},
     }.items():
         own.impl(name, kernel, KEY)
     return every, own

@@ -42,28 +42,28 @@ class Ledger:
     def synced(self, name: str) -> None:
         """The host waits for the device."""
         self.syncs[name] += 1
-        self._refuse(f"{name} makes the host wait for the card")
+        self._refuse("a wait of the host for the card", name)
 
     def compiled(self, key: object) -> None:
         """A new recipe."""
         self.recipes += 1
-        self._refuse(f"no warm-up has shown the recipe {key}")
+        self._refuse("a recipe that warm-up did not show", key)
 
     def launched(self, key: object, first: bool) -> None:
         """A recipe was launched."""
         self.launches += 1
         if first:
             self.cold += 1
-            self._refuse(f"no warm-up has launched the recipe {key}")
+            self._refuse("the first launch of a recipe", key)
 
     def fell_back(self, name: str) -> None:
         """An operation that the card does not have."""
         self.fallbacks[name] += 1
-        self._refuse(f"{name} runs on the CPU")
+        self._refuse("an operation on the CPU", name)
 
-    def _refuse(self, what: str) -> None:
+    def _refuse(self, what: str, which: object) -> None:
         if self._sealed:
-            raise Unsealed(what)
+            raise Unsealed(f"{what}, while serving: {which}")
 
 
 LEDGER = Ledger()
