@@ -263,6 +263,18 @@ def made(host: Tensor) -> Tensor:
     return MEMORY.adopt(host)
 
 
+def collect(name: str, kernel: Callable[..., Any], written: list[Tensor], read: list[Tensor]) -> None:
+    """Run a collective: an operation whose numbers come from elsewhere; lazy mode captures none unless it is told to."""
+    ready()
+    if SETTINGS.lazy and not SETTINGS.lazy_collectives:
+        CAPTURING.forbid(f"{name}, a collective that is not lazy (PT_HPU_ENABLE_LAZY_COLLECTIVES),")
+    if not all(map(is_card, [*written, *read])):
+        raise RuntimeError(f"{name} is for tensors on hpu")
+    host = (to_host(written), to_host(read))
+    kernel(*host)
+    _note(name, Kept(kernel, host, {}, []), (written, read), (), written)
+
+
 def _note(op: Any, kept: Kept, card: tuple[Any, ...], result: Any, written: list[Any]) -> None:
     """Write down what ran, wherever operations are gathered now."""
     writes = {address(each) for each in tensors([written, result])} - {0}
