@@ -29,7 +29,9 @@ class Seat:
         if self.module < 0:
             self._take()
         if self.inherited:
-            raise RuntimeError("the card was initialised before the fork: a child cannot use it, start it anew")
+            raise RuntimeError(
+                "the card was initialised before the fork: a child cannot use it, start it anew"
+            )
 
     def check_binding(self) -> None:
         """RuntimeError if somebody has changed what the card was taken by, and now believes to have another."""

@@ -75,10 +75,10 @@ def signature_of(op: Any) -> Signature:
         for each in op._schema.returns
     )
     plain = op._schema.name.removeprefix("aten::").rstrip("_") not in TAKE_NUMBERS
-    places_of_tensors = (i for i, each in enumerate(op._schema.arguments) if str(each.type) == "Tensor" and plain)
-    return Signature(
-        tuple(writes), frozenset(outs), returned, looks and not writes, tuple(places_of_tensors)
+    places_of_tensors = (
+        i for i, each in enumerate(op._schema.arguments) if str(each.type) == "Tensor" and plain
     )
+    return Signature(tuple(writes), frozenset(outs), returned, looks and not writes, tuple(places_of_tensors))
 
 
 def _at(where: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -121,9 +121,18 @@ def run(op: Any, kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
     _note(op, Kept(kernel, host_args, host_kwargs, fresh), (args, kwargs), result, written)
     if alone is not None:
         alone.restore()
-        for each in fresh:
+        for each in [*fresh, *_outputs(signature, args, kwargs)]:
             garble(each)
     return result
+
+
+def _outputs(signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """What is output and nothing else, as the host sees it: torch passes the result of an update in place as both."""
+    used = {address(each) for each in _cards([args, [kwargs[n] for n in kwargs if n not in signature.outs]])}
+    for name in signature.outs:
+        card = _at(name, args, kwargs)
+        if is_card(card) and address(card) not in used:
+            yield on_host(card)
 
 
 def ready() -> None:
@@ -169,7 +178,9 @@ def to_host(value: Any) -> Any:
         if is_card(value):
             return on_host(value)
         if value.dim():
-            raise RuntimeError(f"Expected all tensors to be on the same device, hpu:0, and one is on {value.device}")
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, hpu:0, and one is on {value.device}"
+            )
         return value
     if isinstance(value, (list, tuple)):
         return type(value)(map(to_host, value))
@@ -181,7 +192,9 @@ def to_host(value: Any) -> Any:
 def _numbered(signature: Signature, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Numbers as tensors of the dtype that they have beside the first tensor, where the schema wants tensors."""
     first = next((each for each in args if isinstance(each, Tensor)), None)
-    if first is None or not any(isinstance(args[i], (int, float)) for i in signature.tensors if i < len(args)):
+    if first is None or not any(
+        isinstance(args[i], (int, float)) for i in signature.tensors if i < len(args)
+    ):
         return args
     return tuple(
         torch.tensor(each, dtype=torch.result_type(first, each))
@@ -239,7 +252,9 @@ def check_int64(host: Tensor) -> None:
         return
     low, high = host.aminmax()
     if low < _INT32.min or high > _INT32.max:
-        raise OverflowError("int64 is int32 on HPU (PT_ENABLE_INT64_SUPPORT is off), and a value does not fit")
+        raise OverflowError(
+            "int64 is int32 on HPU (PT_ENABLE_INT64_SUPPORT is off), and a value does not fit"
+        )
 
 
 def _returned(signature: Signature, given: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

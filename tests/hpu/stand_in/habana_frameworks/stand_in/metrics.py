@@ -60,7 +60,11 @@ class Compilations(Metric):
     def stats(self) -> Stats:
         """With the recipes themselves if PT_HPU_METRICS_GC_DETAILS asks for them; a reset leaves those."""
         time = self.total * MICROSECONDS
-        pairs: Stats = [("TotalNumber", self.total), ("TotalTime", time), ("AvgTime", time / max(1, self.total))]
+        pairs: Stats = [
+            ("TotalNumber", self.total),
+            ("TotalTime", time),
+            ("AvgTime", time / max(1, self.total)),
+        ]
         if os.environ.get("PT_HPU_METRICS_GC_DETAILS") == "1":
             pairs.append(("recipe", list(self._recipes)))
         return pairs
@@ -96,7 +100,12 @@ class Cache(Metric):
     def stats(self) -> Stats:
         """In all, and of recipes."""
         hits = self.total - self._misses
-        return [("TotalHit", hits), ("RecipeHit", hits), ("TotalMiss", self._misses), ("RecipeMiss", self._misses)]
+        return [
+            ("TotalHit", hits),
+            ("RecipeHit", hits),
+            ("TotalMiss", self._misses),
+            ("RecipeMiss", self._misses),
+        ]
 
 
 _KINDS: dict[str, type[Metric]] = {

@@ -83,7 +83,10 @@ def _check_attention(
         check(lengths.shape == (batch,), "valid_seq_len is one length per row")
     if mask is not None:
         fits = mask.dim() == 4 and mask.shape[0] in (1, batch) and mask.shape[1] in (1, heads)
-        check(fits and mask.shape[2] in (1, length) and mask.shape[3] == key.shape[2], "the mask has another shape")
+        check(
+            fits and mask.shape[2] in (1, length) and mask.shape[3] == key.shape[2],
+            "the mask has another shape",
+        )
 
 
 def _hidden(
@@ -105,7 +108,9 @@ def _hidden(
 
 def rms_norm(x: Tensor, gamma: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Normalised and scaled, and the inverse root of the mean square."""
-    check(x.dtype == gamma.dtype, f"rms_norm takes data and gamma of one dtype, not {x.dtype} and {gamma.dtype}")
+    check(
+        x.dtype == gamma.dtype, f"rms_norm takes data and gamma of one dtype, not {x.dtype} and {gamma.dtype}"
+    )
     check(gamma.shape == x.shape[-1:], "gamma has another length than the last dimension")
     numbers = x.to(wide(x.dtype))
     inverse = torch.rsqrt(numbers.pow(2).mean(-1, keepdim=True) + eps)
@@ -120,7 +125,9 @@ def rotate(
     check(sine.shape == cosine.shape, "sine and cosine have other shapes")
     check(cosine.shape[-1] == x.shape[-1], "the last dimension of the tables must be the rotary one")
     if positions is not None:
-        check(cosine.numel() == cosine.shape[-1] * cosine.shape[-2], "with position_ids the tables are [S, D]")
+        check(
+            cosine.numel() == cosine.shape[-1] * cosine.shape[-2], "with position_ids the tables are [S, D]"
+        )
         sine, cosine = (each.reshape(-1, each.shape[-1])[positions][:, None] for each in (sine, cosine))
     elif cosine.dim() == 2:
         sine, cosine = (each[offset : offset + x.shape[-2]] for each in (sine, cosine))
@@ -145,7 +152,10 @@ def experts(
     last: int,
 ) -> Tensor:
     """The sum of the routed experts' outputs for hidden [T, H], of those from `first` to `last`, both included."""
-    check(len(gate) == len(up) == len(down) == last - first + 1, "experts_max is the last expert, not their number")
+    check(
+        len(gate) == len(up) == len(down) == last - first + 1,
+        "experts_max is the last expert, not their number",
+    )
     check(hidden.dim() == 2 and routing.shape == weights.shape, "hidden is [T, H], both tables [T, k]")
     check(len(routing) == len(hidden), "the tables have another number of rows than hidden")
     check(hidden.dtype == weights.dtype, "router_weights must have the dtype of hidden_states")
@@ -168,7 +178,9 @@ def _fp8_max(dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).max)
 
 
-def to_fp8(x: Tensor, scale: Tensor | None, dtype: torch.dtype | None, is_amax: bool) -> tuple[Tensor, Tensor]:
+def to_fp8(
+    x: Tensor, scale: Tensor | None, dtype: torch.dtype | None, is_amax: bool
+) -> tuple[Tensor, Tensor]:
     """x times scale, at most what the device's FP8 can hold; and the largest number of x if it is wanted."""
     check(dtype is not None, "say the dtype: the default is not the same in every release")
     assert dtype is not None
@@ -188,7 +200,10 @@ def _readable(x: Tensor) -> Tensor:
     """FP8 as float32; RuntimeError for numbers that this device reads as something else."""
     numbers = x.float()
     most = _fp8_max(x.dtype)
-    check(bool((numbers.abs() <= most).all()), f"an FP8 number beyond {most}: on this device it is not that number")
+    check(
+        bool((numbers.abs() <= most).all()),
+        f"an FP8 number beyond {most}: on this device it is not that number",
+    )
     return numbers
 
 

@@ -216,7 +216,9 @@ class Time:
     def _check(self, stamps: dict[int, Stamp], addresses: Iterable[int], what: str) -> None:
         for at in addresses:
             if (stamp := stamps.get(at)) is not None and not self.current.knows(stamp):
-                raise RuntimeError(f"stream {self.current.id()} {what}: stream {stamp.stream}. Wait for it first.")
+                raise RuntimeError(
+                    f"stream {self.current.id()} {what}: stream {stamp.stream}. Wait for it first."
+                )
 
     def _forget(self, at: int) -> None:
         self._written.pop(at, None)

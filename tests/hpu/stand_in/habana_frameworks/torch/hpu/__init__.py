@@ -57,7 +57,10 @@ def current_device() -> int:
 
 def set_device(device: Any) -> None:
     """RuntimeError for any device but the one."""
-    if torch.device(device if isinstance(device, (str, torch.device)) else f"hpu:{device}").index not in (0, None):
+    if torch.device(device if isinstance(device, (str, torch.device)) else f"hpu:{device}").index not in (
+        0,
+        None,
+    ):
         raise RuntimeError("a process has one card: its index is 0")
 
 

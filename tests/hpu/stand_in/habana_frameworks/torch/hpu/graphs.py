@@ -125,7 +125,13 @@ class _Cached:
 def input_hash(value: Any) -> Hashable:
     """A wrapped call's key: of a tensor its shape and view, not its dtype, device or values; of all else the value."""
     if isinstance(value, Tensor):
-        return ("tensor", tuple(value.shape), value.stride(), value.storage_offset(), torch.is_autocast_enabled())
+        return (
+            "tensor",
+            tuple(value.shape),
+            value.stride(),
+            value.storage_offset(),
+            torch.is_autocast_enabled(),
+        )
     if isinstance(value, (list, tuple)):
         return tuple(map(input_hash, value))
     if isinstance(value, dict):

@@ -20,5 +20,9 @@ def metric_global(name: str) -> Metric | None:
 def metrics_dump(file: str, format: str = "json") -> None:
     """Write all global counts into a file, as json or text."""
     counts = {name: dict(metric.stats()) for name, metric in GLOBAL.items()}
-    text = json.dumps(counts) if format == "json" else "\n".join(f"{name}: {pairs}" for name, pairs in counts.items())
+    text = (
+        json.dumps(counts)
+        if format == "json"
+        else "\n".join(f"{name}: {pairs}" for name, pairs in counts.items())
+    )
     Path(file).write_text(text)

@@ -9,6 +9,8 @@ from typing import Any
 
 from ...stand_in import SETTINGS
 
+_LOG = logging.getLogger(__name__)
+
 
 def is_lazy() -> bool:
     """Whether operations are gathered until `mark_step`."""
@@ -19,7 +21,9 @@ def lazy_only(call: Callable[..., Any]) -> Callable[..., Any]:
     """The call itself in lazy mode; else one that does nothing and says so once."""
     if SETTINGS.lazy:
         return call
-    warn = functools.cache(lambda: logging.getLogger(__name__).warning("%s is for lazy mode only", call.__name__))
+    warn = functools.cache(
+        functools.partial(_LOG.warning, "%s is for lazy mode only: it does nothing", call.__name__)
+    )
 
     @functools.wraps(call)
     def nothing(*args: Any, **kwargs: Any) -> None:

@@ -68,7 +68,9 @@ class _Hccl(dist.ProcessGroup):
     def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None) -> Any:
         """All ranks' one after another: the concatenation."""
         if output.dim() != input.dim():
-            raise RuntimeError("all_gather_into_tensor gives a concatenation: the output has the input's dimensions")
+            raise RuntimeError(
+                "all_gather_into_tensor gives a concatenation: the output has the input's dimensions"
+            )
         return self._run("allgather", self._gather, [output], [input])
 
     _allgather_base = all_gather_single  # its name until torch 2.12
