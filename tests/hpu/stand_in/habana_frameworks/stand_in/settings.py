@@ -43,12 +43,10 @@ class Settings:
 
 
 def read(environment: Mapping[str, str]) -> Settings:
-    """The settings; AssertionError for a mode that the release does not have."""
+    """The settings."""
     major, minor, *_ = (int(part) for part in version("habana-torch-plugin").split("."))
     release = (major, minor)
     lazy = environment.get("PT_HPU_LAZY_MODE", "1" if release <= LAST_LAZY else "0") == "1"
-    if lazy and release > LAST_LAZY:
-        raise AssertionError("Stock PyTorch is not supported in Lazy mode: set PT_HPU_LAZY_MODE=0")
     device_type = environment.get("HPU_STAND_IN_DEVICE", "gaudi2")
     return Settings(
         release=release,
