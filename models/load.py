@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from models import attention, hub, moe, rope
+from models import adoption, attention, hub, moe, rope
 from models.cache import KvPools
 from models.cost import MACHINES, CostModel, shape_of
-from models.devices import Cpu, device_of, dtype_of
+from models.devices import Device, device_of, dtype_of
 from models.errors import ModelRefused
 from models.families import Family, family_of
 from models.forward import Forward
@@ -45,7 +45,7 @@ def load(spec: LoadSpec, progress: Progress) -> PagedRunner:
     progress("load", 1, 1)
     longest = rope.settle(model, getattr(model.config, family.positions), spec.max_total_tokens)
     info = _describe(spec, files, model, family, device, longest)
-    device.adapt(model, family.plain)
+    _put(model, family, device)
     return _assemble(spec, info, model, pools, device)
 
 
@@ -107,12 +107,25 @@ def adopt(model: Any, family: Family) -> dict[torch.nn.Module, Any]:
     return shapes
 
 
+def _put(model: Any, family: Family, device: Device) -> None:
+    """Put the model on the device, and the device's kernels into the model."""
+    adoption.adopt(model, device.kernels)
+    try:
+        device.adapt(model, family.plain)
+    except RuntimeError as error:  # torch has no narrower one for "out of memory" on every device
+        weights = sum(weight.nbytes for weight in model.parameters())
+        raise ModelRefused(
+            f"no memory for {weights / 2**30:.1f} GiB of weights on this {device.name}: "
+            f"use a smaller dtype, a smaller model or more cards ({error})"
+        ) from error
+
+
 def _nothing_to_warn_of(input_ids: Tensor, attention_mask: Tensor | None) -> None:
     """Padding is masked by positions of our own."""
 
 
 def _describe(
-    spec: LoadSpec, files: hub.Files, model: Any, family: Family, device: Cpu, longest: int
+    spec: LoadSpec, files: hub.Files, model: Any, family: Family, device: Device, longest: int
 ) -> ModelInfo:
     config = model.config
     ends = model.generation_config.eos_token_id
@@ -131,21 +144,22 @@ def _describe(
             "architecture": family.architecture,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **device.info(),
         },
     )
 
 
-def costs_of(info: ModelInfo, model: Any, device: Cpu) -> CostModel:
+def costs_of(info: ModelInfo, model: Any, device: Device) -> CostModel:
     """What its launches cost on this device, as far as that can be known before they run."""
     size = model.dtype.itemsize
-    return CostModel(MACHINES[device.name], shape_of(model.config.to_dict(), info.parameters, size))
+    return CostModel(MACHINES[device.machine], shape_of(model.config.to_dict(), info.parameters, size))
 
 
-def graphs_of(spec: LoadSpec, device: Cpu) -> int:
+def graphs_of(spec: LoadSpec, device: Device) -> int:
     """Most buckets: as told, else what the time for warm-up suffices for, else the usual number."""
     if spec.graphs or not spec.warm_up_seconds:
         return spec.graphs or DEFAULT_GRAPHS
-    return affordable_graphs(spec.warm_up_seconds, MACHINES[device.name].graph)
+    return affordable_graphs(spec.warm_up_seconds, MACHINES[device.machine].graph)
 
 
 def _histogram_of(spec: LoadSpec) -> str:
@@ -153,12 +167,12 @@ def _histogram_of(spec: LoadSpec) -> str:
     return "" if spec.deterministic else spec.histogram
 
 
-def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, device: Cpu) -> PagedRunner:
+def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, device: Device) -> PagedRunner:
     """Allocate the pools before anything is captured, and put the parts together."""
     exact = torch.promote_types(pools.dtype, torch.float32)
     try:
         check_vocab(info.vocab_size)
-        limits = choose_limits(spec, info.max_position, pools.bytes_per_block, device)
+        limits = choose_limits(spec, info.max_position, pools.bytes_per_block, device, device.memory().free)
         plan = plan_buckets(
             limits, graphs_of(spec, device), costs_of(info, model, device), counted(_histogram_of(spec))
         )
@@ -172,6 +186,6 @@ def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, devic
         raise ModelRefused(
             f"no memory for KV pools of {size:.1f} GiB: lower kv_blocks or slots ({error})"
         ) from error
-    forward = Forward(model, sampler.tokens, limits.block_size, limits.layout)
+    forward = Forward(model, sampler.tokens, limits.block_size, limits.layout, device.kernels)
     parts = Parts(forward, pools, sampler, device)
     return PagedRunner(info, plan, parts, spec.depth or device.depth)
