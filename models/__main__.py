@@ -43,6 +43,7 @@ class Room:
 
     layout: Layout
     block_size: int
+    prefill_chunk: int
     kv_share: float = 1.0
     kv_most: int = 1 << 60
 
@@ -125,6 +126,12 @@ def plan(given: argparse.Namespace) -> Report:
     return Report(given.model_id, checkpoint, choice, view, in_reach(choice.plan, dict(histogram)))
 
 
+def _home(machine: Machine) -> Room:
+    if machine.name.startswith("gaudi"):
+        return Room("flat", 128, 2048)
+    return Room("gather", 16, 256 if machine.name == "cpu" else 2048)
+
+
 def _limits(given: argparse.Namespace, machine: Machine, checkpoint: Checkpoint) -> Limits:
     names = {f.name for f in fields(LoadSpec)} & {name.replace("-", "_") for name in _LIMITS}
     chosen = {name: value for name in names if (value := getattr(given, name)) is not None}
@@ -138,7 +145,7 @@ def _limits(given: argparse.Namespace, machine: Machine, checkpoint: Checkpoint)
             f"{memory / 2**30:.1f} GiB do not hold the {checkpoint.shape.weight_bytes / 2**30:.1f} GiB of weights: "
             "give more --memory, or a smaller --dtype"
         )
-    home = Room("flat", 128) if machine.name.startswith("gaudi") else Room("gather", 16)
+    home = _home(machine)
     most = checkpoint.max_position or spec.max_total_tokens
     return choose_limits(spec, most, lambda size: size * checkpoint.shape.kv_bytes, home, room)
 

@@ -11,7 +11,6 @@ from models.step import LoadSpec
 SLOTS = 16
 MAX_TOTAL_TOKENS = 4096
 """Longest sequence that is served unasked: a longer plan would warm up for long on a CPU."""
-PREFILL_CHUNK = 256
 PREFILL_BATCH = 8
 
 
@@ -33,6 +32,10 @@ class Device(Protocol):
     @property
     def block_size(self) -> int:
         """Tokens per KV block unless told otherwise."""
+
+    @property
+    def prefill_chunk(self) -> int:
+        """Most prompt tokens of one step unless told otherwise."""
 
 
 def choose_limits(
@@ -60,7 +63,7 @@ def choose_limits(
         num_blocks=blocks,
         max_input_tokens=longest,
         max_total_tokens=total,
-        prefill_chunk=min(spec.prefill_chunk or PREFILL_CHUNK, total * slots),
+        prefill_chunk=min(spec.prefill_chunk or device.prefill_chunk, total * slots),
         prefill_batch=min(spec.prefill_batch or batch, slots),
         layout=_layout_of(spec.layout or layout),
         deterministic=spec.deterministic,

@@ -148,6 +148,10 @@ class LoadSpec:
     """What warm-up may take, which then says how many buckets there are, unless `graphs` does."""
     histogram: str = ""
     """File of the shapes that launches had: read for the plan, written with what is counted; empty: none."""
+    recipes: str = ""
+    """Folder where what was compiled, and what fitted, is kept for the next start; empty: none."""
+    ready_buckets: int = 0
+    """How many buckets, of each phase the largest first, must be warm before jobs are taken; 0: the device chooses."""
     prefix_cache: bool = True
     """Whether full blocks are found again by later prompts."""
     deterministic: bool = False

@@ -42,6 +42,7 @@ class Cpu:
     layout: Layout = "gather"
     """Dense products cost least where memory is a cache away."""
     block_size: int = 16
+    prefill_chunk: int = 256
     depth: int = 1
     """A synchronous device gains nothing from a second step in flight."""
     warm_runs: int = 1

@@ -75,6 +75,7 @@ class Cuda:
     kv_most: int = 1 << 60
     layout: Layout = "gather"
     block_size: int = 16
+    prefill_chunk: int = 2048
     depth: int = 2
     warm_runs: int = 1
     """A capture has run it before."""

@@ -57,6 +57,10 @@ class Device(Protocol):
         """Tokens per KV block unless told otherwise."""
 
     @property
+    def prefill_chunk(self) -> int:
+        """Most prompt tokens of one step unless told otherwise."""
+
+    @property
     def depth(self) -> int:
         """Steps in flight unless told otherwise."""
 

@@ -176,6 +176,7 @@ class Hpu:
     """Matrix products over the blocks in use."""
     block_size: int = 128
     """The side of a tile of the matrix engine."""
+    prefill_chunk: int = 2048
     depth: int = 2
     warm_runs: int = 2
     """The first run of a recipe loads it."""

@@ -61,6 +61,7 @@ TORCH_FREE = frozenset(
         "models.checkpoint",
         "models.cost",
         "models.demo",
+        "models.environment",
         "models.errors",
         "models.histogram",
         "models.limits",

@@ -148,13 +148,15 @@ class TestRefused:
         ("spec", "said"),
         [
             ({"dtype": "int4"}, "dtype 'int4' is not known; use one of float32"),
-            ({"device": "tpu"}, "device 'tpu' is not supported"),
+            ({"device": "tpu"}, "device 'tpu' is not known; use cpu, cuda or hpu"),
             ({"max_total_tokens": 100_000}, "max_total_tokens (100000) exceeds the 512 positions"),
             (
                 {"kv_blocks": 3, "max_total_tokens": 512},
                 "3 KV blocks hold 32 tokens, fewer than max_total_tokens",
             ),
             ({"max_input_tokens": 512}, "max_input_tokens (512) must be below max_total_tokens (512)"),
+            ({"device": "cuda"}, "this torch sees no NVIDIA card"),
+            ({"device": "hpu"}, "needs Habana's torch"),
             ({"kv_blocks": 1 << 40}, "no memory for KV pools"),
         ],
     )
