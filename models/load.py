@@ -1,4 +1,4 @@
-"""From a LoadSpec to a runner: find the files, read the weights, check the attention, size the pools, plan."""
+"""From a LoadSpec to a runner: find the files, read the weights, check the attention, put the model on its device."""
 
 from __future__ import annotations
 
@@ -15,17 +15,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from models import adoption, attention, hub, moe, rope
+from models.assembly import Loaded, assemble
 from models.cache import KvPools
-from models.cost import MACHINES, CostModel, shape_of
 from models.devices import Device, device_of, dtype_of
 from models.errors import ModelRefused
 from models.families import Family, family_of
-from models.forward import Forward
-from models.histogram import counted
-from models.limits import choose_limits
-from models.planner import DEFAULT_GRAPHS, affordable_graphs, plan_buckets
-from models.runner import PagedRunner, Parts
-from models.sampler import Sampler, check_vocab
+from models.runner import PagedRunner
+from models.sampler import check_vocab
 from models.step import LoadSpec, ModelInfo, Progress
 
 _DTYPE_ARGUMENT = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
@@ -46,7 +42,7 @@ def load(spec: LoadSpec, progress: Progress) -> PagedRunner:
     longest = rope.settle(model, getattr(model.config, family.positions), spec.max_total_tokens)
     info = _describe(spec, files, model, family, device, longest)
     _put(model, family, device)
-    return _assemble(spec, info, model, pools, device)
+    return assemble(Loaded(spec, info, model, pools, device))
 
 
 def _read_config(folder: Path) -> Any:
@@ -128,6 +124,10 @@ def _describe(
     spec: LoadSpec, files: hub.Files, model: Any, family: Family, device: Device, longest: int
 ) -> ModelInfo:
     config = model.config
+    try:
+        check_vocab(config.vocab_size)
+    except ValueError as error:
+        raise ModelRefused(str(error)) from error
     ends = model.generation_config.eos_token_id
     ends = config.eos_token_id if ends is None else ends
     return ModelInfo(
@@ -147,45 +147,3 @@ def _describe(
             **device.info(),
         },
     )
-
-
-def costs_of(info: ModelInfo, model: Any, device: Device) -> CostModel:
-    """What its launches cost on this device, as far as that can be known before they run."""
-    size = model.dtype.itemsize
-    return CostModel(MACHINES[device.machine], shape_of(model.config.to_dict(), info.parameters, size))
-
-
-def graphs_of(spec: LoadSpec, device: Device) -> int:
-    """Most buckets: as told, else what the time for warm-up suffices for, else the usual number."""
-    if spec.graphs or not spec.warm_up_seconds:
-        return spec.graphs or DEFAULT_GRAPHS
-    return affordable_graphs(spec.warm_up_seconds, MACHINES[device.machine].graph)
-
-
-def _histogram_of(spec: LoadSpec) -> str:
-    """What to plan for: never the traffic where texts must stay the same from one start to the next."""
-    return "" if spec.deterministic else spec.histogram
-
-
-def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, device: Device) -> PagedRunner:
-    """Allocate the pools before anything is captured, and put the parts together."""
-    exact = torch.promote_types(pools.dtype, torch.float32)
-    try:
-        check_vocab(info.vocab_size)
-        limits = choose_limits(spec, info.max_position, pools.bytes_per_block, device, device.memory().free)
-        plan = plan_buckets(
-            limits, graphs_of(spec, device), costs_of(info, model, device), counted(_histogram_of(spec))
-        )
-    except ValueError as error:
-        raise ModelRefused(str(error)) from error
-    try:
-        pools.allocate(limits.num_blocks, limits.block_size, device.torch)
-        sampler = Sampler(limits.slots, info.vocab_size, info.eos_ids, exact, device.torch)
-    except RuntimeError as error:  # torch has no narrower one for "out of memory" on every device
-        size = limits.num_blocks * pools.bytes_per_block(limits.block_size) / 2**30
-        raise ModelRefused(
-            f"no memory for KV pools of {size:.1f} GiB: lower kv_blocks or slots ({error})"
-        ) from error
-    forward = Forward(model, sampler.tokens, limits.block_size, limits.layout, device.kernels)
-    parts = Parts(forward, pools, sampler, device)
-    return PagedRunner(info, plan, parts, spec.depth or device.depth)

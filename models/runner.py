@@ -18,6 +18,7 @@ from models.devices import Device, Fetched
 from models.errors import ModelRefused
 from models.levels import LEVELS, Part, edits
 from models.plan import Bucket, Plan
+from models.room import Need
 from models.sampler import Sampler
 from models.step import ModelInfo, Outcome, Progress, Sampling, Step
 from models.wishes import Wishes
@@ -60,10 +61,12 @@ class Parts:
 class PagedRunner:
     """Forward and sampler as tables of programs: by bucket, by (batch, level), and a few others."""
 
-    def __init__(self, info: ModelInfo, plan: Plan, parts: Parts, depth: int = 1) -> None:
+    def __init__(self, info: ModelInfo, plan: Plan, parts: Parts, depth: int = 1, ready: int = 0) -> None:
+        """`ready`: how many buckets are warmed up before jobs are taken; 0: all."""
         self.info = info
         self.depth = depth
-        self.plan = plan
+        self.whole = plan
+        self.plan = plan.first(ready or len(plan))
         self._parts = parts
         strategy = parts.device.strategy()
         self._forwards: Programs[Bucket] = Programs(strategy)
@@ -72,7 +75,7 @@ class PagedRunner:
         self._logits: dict[int, Tensor] = {}
         """Of the last forward of each batch, while warming up."""
         self._compiled = 0
-        """What the device had compiled when the plan was sealed."""
+        """What the device had compiled when the plan was settled."""
         self._seconds: dict[Bucket, float] = {}
         self._sampling: dict[int, float] = {}
         self._wishes = Wishes(plan.limits.slots, parts.sampler.dtype)
@@ -93,21 +96,59 @@ class PagedRunner:
 
     @torch.inference_mode()
     def warm_up(self, progress: Progress) -> None:
-        """Build and execute every bucket of the plan, largest first: memory that suffices once suffices for all."""
+        """Build and execute the first buckets, largest first: memory that suffices once suffices for all."""
         buckets = sorted(self.plan.buckets, key=self.plan.cost, reverse=True)
-        if (compile_only := self._parts.device.compile_only()) is not None:
-            with compile_only:
-                for done, bucket in enumerate(buckets):
-                    progress("compile", done, len(buckets))
-                    self._run_forward(bucket)
-                    self._run_samplers(bucket)
-                self._run_others()
+        self._compile(buckets, progress)
         for done, bucket in enumerate(buckets):
-            progress("warm-up", done, len(buckets))
+            progress("warm-up", done, len(self.whole))
             self._seconds[bucket] = self._execute(bucket)
         self._run_others()
-        self._seal()
-        progress("warm-up", len(buckets), len(buckets))
+        self._settle(progress)
+
+    @torch.inference_mode()
+    def grow(self, progress: Progress) -> None:
+        """Build and execute one bucket more, after which `plan` is larger; nothing if it is whole, and sealed."""
+        if len(self.plan) == len(self.whole):
+            return
+        plan = self.whole.first(len(self.plan) + 1)
+        self._compile(plan.buckets[-1:], lambda *_: None)
+        self._seconds[plan.buckets[-1]] = self._execute(plan.buckets[-1])
+        self.plan = plan
+        self._settle(progress)
+
+    @torch.inference_mode()
+    def trial(self) -> Need:
+        """What serving takes besides weights and pools: run the largest bucket of each phase; nothing is sealed."""
+        device, largest = self._parts.device, self.whole.first(0).buckets
+        before = device.memory()
+        for bucket in largest:
+            self._execute(bucket)
+        self._run_others()
+        after = device.memory()
+        kept = max(0, before.free - after.free)
+        return Need(step=max(0, after.peak - after.held), bucket=-(-kept // len(largest)))
+
+    def _compile(self, buckets: Sequence[Bucket], progress: Progress) -> None:
+        """Compile their programs without running them, where the device can: it takes less time than both at once."""
+        compile_only = self._parts.device.compile_only()
+        if compile_only is None:
+            return
+        with compile_only:
+            for done, bucket in enumerate(buckets):
+                progress("compile", done, len(buckets))
+                self._run_forward(bucket)
+                self._run_samplers(bucket)
+            self._run_others()
+
+    def _settle(self, progress: Progress) -> None:
+        """From here on what is built or compiled is one too many; sealed if the plan is whole."""
+        self._logits.clear()
+        for programs in self._tables:
+            programs.seal()
+        self._compiled = self._parts.device.compilations()
+        if len(self.plan) == len(self.whole):
+            self._parts.device.seal()
+        progress("warm-up", len(self.plan), len(self.whole))
 
     def _execute(self, bucket: Bucket) -> float:
         """Run all programs of a bucket on padding, which writes to scratch alone; seconds of the last runs."""
@@ -170,13 +211,6 @@ class PagedRunner:
             self._others.build("scrub", self._parts.pools.scrub, {})
         self._others["open"].run(**inputs)
         self.scrub()
-
-    def _seal(self) -> None:
-        self._logits.clear()
-        for programs in self._tables:
-            programs.seal()
-        self._compiled = self._parts.device.compilations()
-        self._parts.device.seal()
 
     @torch.inference_mode()
     def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:

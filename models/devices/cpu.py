@@ -46,6 +46,8 @@ class Cpu:
     depth: int = 1
     """A synchronous device gains nothing from a second step in flight."""
     warm_runs: int = 1
+    ready_buckets: int = 0
+    measured: bool = False
     kernels: Kernels = PLAIN
 
     @property
@@ -62,8 +64,9 @@ class Cpu:
         fields = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
         sizes = {name: int(size) * 1024 for name, size, *_ in fields}
         free = sizes["MemAvailable:"]
+        held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return Memory(min(free, _cgroup_room(free)), sizes["MemTotal:"], peak)
+        return Memory(min(free, _cgroup_room(free)), sizes["MemTotal:"], held, peak)
 
     def strategy(self) -> Strategy:
         """Nothing is captured."""

@@ -79,6 +79,9 @@ class Cuda:
     depth: int = 2
     warm_runs: int = 1
     """A capture has run it before."""
+    ready_buckets: int = 0
+    """A capture takes about a second."""
+    measured: bool = True
     kernels: Kernels = PLAIN
 
     @property
@@ -93,8 +96,9 @@ class Cuda:
     def memory(self) -> Memory:
         """Free: what the driver has, and what torch's allocator holds and does not use."""
         free, total = torch.cuda.mem_get_info()
-        held = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return Memory(free + held, total, torch.cuda.max_memory_allocated())
+        held = torch.cuda.memory_allocated()
+        spare = torch.cuda.memory_reserved() - held
+        return Memory(free + spare, total, held, torch.cuda.max_memory_allocated())
 
     def strategy(self) -> Strategy:
         """CUDA graphs."""

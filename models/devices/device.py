@@ -22,8 +22,10 @@ class Memory:
     free: int
     """What can be allocated now."""
     total: int
+    held: int
+    """By this process."""
     peak: int
-    """Most that this process has held at once."""
+    """Most that it has held at once."""
 
 
 class Fetched(Protocol):
@@ -63,6 +65,14 @@ class Device(Protocol):
     @property
     def depth(self) -> int:
         """Steps in flight unless told otherwise."""
+
+    @property
+    def ready_buckets(self) -> int:
+        """How many buckets are warmed up before jobs are taken unless told otherwise; 0: all."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether a trial says what is left for the KV pools; else a share of the free memory is theirs."""
 
     @property
     def warm_runs(self) -> int:

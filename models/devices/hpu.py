@@ -180,6 +180,8 @@ class Hpu:
     depth: int = 2
     warm_runs: int = 2
     """The first run of a recipe loads it."""
+    ready_buckets: int = 16
+    measured: bool = True
     kernels: Kernels = field(default=KERNELS, repr=False)
 
     @property
@@ -200,7 +202,8 @@ class Hpu:
         """Of the pool that the process has taken: nearly all of the card's."""
         hpu: Any = torch.hpu  # type: ignore[attr-defined]
         free, total = hpu.mem_get_info()
-        return Memory(int(free), int(total), int(hpu.max_memory_allocated()))
+        held, peak = hpu.memory_allocated(), hpu.max_memory_allocated()
+        return Memory(int(free), int(total), int(held), int(peak))
 
     def strategy(self) -> Strategy:
         """HPU Graphs in lazy mode, where torch.compile is not to be had; torch.compile in the other, likewise."""

@@ -70,6 +70,7 @@ TORCH_FREE = frozenset(
         "models.planner",
         "models.prefix",
         "models.report",
+        "models.room",
         "models.step",
     }
 )
