@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,6 @@ from sagrada.cards import Workers
 from sagrada.child import Child
 from sagrada.told import Told
 from tests.support.processes import LONG, until
-
-STAYS = "sleep 60 & touch $HERE/up; while :; do wait; done"
-"""A shell that stays. One that starts a new `sleep` all the time may miss a signal: once in a hundred runs it did."""
 
 
 class Watched:
@@ -40,9 +39,13 @@ class Watched:
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Short pauses; and SIGQUIT as it was: a shell can trap no signal that is ignored when it begins, as after `&`."""
     monkeypatch.setattr(child_module, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(module, "TICK", 0.01)
+    before = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGQUIT, before)
 
 
 def test_a_refused_setting_ends_them_all(tmp_path: Path) -> None:
@@ -75,7 +78,9 @@ def test_those_that_are_killed_have_not_failed(tmp_path: Path) -> None:
 
 
 def test_one_that_fails_while_it_drains_is_told_by_the_exit_code(tmp_path: Path) -> None:
-    watched = Watched(tmp_path, f"trap 'exit 3' TERM; {STAYS}", "sleep 1000")
+    watched = Watched(
+        tmp_path, "trap 'exit 3' TERM; touch $HERE/up; while :; do sleep 0.01; done", "sleep 1000"
+    )
     until((tmp_path / "up").exists)
     watched.signal()
     assert watched.code() == 1
@@ -90,7 +95,7 @@ def test_the_second_signal_hands_over_and_the_third_kills(
     tmp_path: Path, at_quit: str, third: bool, end: str
 ) -> None:
     """Neither is a good end, though who hands over ends with status 0."""
-    script = f"trap '' TERM; trap '{at_quit}' QUIT; {STAYS}"
+    script = f"trap '' TERM; trap '{at_quit}' QUIT; touch $HERE/up; while :; do sleep 0.01; done"
     watched = Watched(tmp_path, script)
     until((tmp_path / "up").exists)
     watched.signal()
@@ -105,7 +110,7 @@ def test_the_second_signal_hands_over_and_the_third_kills(
 
 def test_one_that_takes_too_long_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE", 0.1)
-    watched = Watched(tmp_path, f"trap '' TERM; {STAYS}")
+    watched = Watched(tmp_path, "trap '' TERM; touch $HERE/up; while :; do sleep 0.01; done")
     until((tmp_path / "up").exists)
     watched.signal()
     assert watched.code() == 1
