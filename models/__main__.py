@@ -42,18 +42,10 @@ class Room:
     """A device that need not be there."""
 
     layout: Layout
-    bytes: int
-    """For KV cache."""
+    block_size: int
+    prefill_chunk: int
     kv_share: float = 1.0
-
-    @property
-    def kv_most(self) -> int:
-        """All of it."""
-        return self.bytes
-
-    def free_memory(self) -> int:
-        """Bytes for KV cache."""
-        return self.bytes
+    kv_most: int = 1 << 60
 
 
 def options() -> argparse.ArgumentParser:
@@ -134,11 +126,15 @@ def plan(given: argparse.Namespace) -> Report:
     return Report(given.model_id, checkpoint, choice, view, in_reach(choice.plan, dict(histogram)))
 
 
+def _home(machine: Machine) -> Room:
+    if machine.name.startswith("gaudi"):
+        return Room("flat", 128, 2048)
+    return Room("gather", 16, 256 if machine.name == "cpu" else 2048)
+
+
 def _limits(given: argparse.Namespace, machine: Machine, checkpoint: Checkpoint) -> Limits:
     names = {f.name for f in fields(LoadSpec)} & {name.replace("-", "_") for name in _LIMITS}
     chosen = {name: value for name in names if (value := getattr(given, name)) is not None}
-    if machine.name.startswith("gaudi"):
-        chosen.setdefault("block_size", 128)
     spec = LoadSpec(
         model_id=given.model_id, layout=given.layout or "", deterministic=given.deterministic, **chosen
     )
@@ -149,9 +145,9 @@ def _limits(given: argparse.Namespace, machine: Machine, checkpoint: Checkpoint)
             f"{memory / 2**30:.1f} GiB do not hold the {checkpoint.shape.weight_bytes / 2**30:.1f} GiB of weights: "
             "give more --memory, or a smaller --dtype"
         )
-    home = Room("gather" if machine.name == "cpu" else "flat", room)
+    home = _home(machine)
     most = checkpoint.max_position or spec.max_total_tokens
-    return choose_limits(spec, most, lambda size: size * checkpoint.shape.kv_bytes, home)
+    return choose_limits(spec, most, lambda size: size * checkpoint.shape.kv_bytes, home, room)
 
 
 def _curve(choice: Choice, model_id: str) -> bytes:

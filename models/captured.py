@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Generic, Protocol, TypeVar
+from itertools import count
+from types import FunctionType, MethodType
+from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 Outputs = tuple[Tensor, ...]
@@ -16,16 +19,52 @@ Key = TypeVar("Key", bound=Hashable)
 class Strategy(Protocol):
     """How a device turns a function over fixed buffers into something to replay."""
 
+    def fill(self, buffer: Tensor, value: Tensor) -> None:
+        """Begin to copy the value, which the caller does not change any more, into a fixed buffer."""
+
     def capture(self, function: Function, inputs: Mapping[str, Tensor]) -> Callable[[], Outputs]:
-        """A call that reads `inputs` as they then are; its outputs hold until the next replay of the same program."""
+        """A call that reads `inputs` as they then are; its outputs hold until the next replay of any program."""
 
 
 class Eager:
     """Calls the function: the CPU, or any device while debugging."""
 
+    def fill(self, buffer: Tensor, value: Tensor) -> None:
+        """Copy."""
+        buffer.copy_(value)
+
     def capture(self, function: Function, inputs: Mapping[str, Tensor]) -> Callable[[], Outputs]:
         """The call itself."""
         return lambda: function(**inputs)
+
+
+class Compiled:
+    """torch.compile with fixed shapes: one whole graph per program, compiled at its first call."""
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+
+    def fill(self, buffer: Tensor, value: Tensor) -> None:
+        """Begin to copy."""
+        buffer.copy_(value, non_blocking=True)
+
+    def capture(self, function: Function, inputs: Mapping[str, Tensor]) -> Callable[[], Outputs]:
+        """The call of the compiled function."""
+        compiled: Function = torch.compile(
+            with_own_code(function), backend=self._backend, fullgraph=True, dynamic=False
+        )
+        return lambda: compiled(**inputs)
+
+
+_copies = count()
+
+
+def with_own_code(function: Function) -> Function:
+    """The function with a code object of its own: Dynamo keeps what it compiled by code object, and few of each."""
+    plain: Any = function.__func__ if isinstance(function, MethodType) else function
+    code = plain.__code__.replace(co_name=f"{plain.__code__.co_name}_{next(_copies)}")
+    copy = FunctionType(code, plain.__globals__, code.co_name, plain.__defaults__, plain.__closure__)
+    return MethodType(copy, function.__self__) if isinstance(function, MethodType) else copy
 
 
 class Captured:
@@ -36,6 +75,7 @@ class Captured:
     ) -> None:
         self.name = name
         self.inputs = dict(inputs)
+        self._fill = strategy.fill
         self._replay = strategy.capture(function, self.inputs)
 
     def run(self, **values: Tensor) -> Outputs:
@@ -49,7 +89,7 @@ class Captured:
                     f"{self.name}: {key} is {tuple(value.shape)} {value.dtype}, "
                     f"planned {tuple(buffer.shape)} {buffer.dtype}"
                 )
-            buffer.copy_(value, non_blocking=True)
+            self._fill(buffer, value)
         return self._replay()
 
 
@@ -69,10 +109,17 @@ class Programs(Generic[Key]):
         """From now on every new program is one too many."""
         self._planned = len(self._programs)
 
+    def clear(self) -> None:
+        """Let all programs go."""
+        self._programs.clear()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._programs
+
     @property
     def since_seal(self) -> int:
         """Programs built after the seal."""
-        return len(self._programs) - self._planned if self._planned >= 0 else 0
+        return max(0, len(self._programs) - self._planned) if self._planned >= 0 else 0
 
     def __getitem__(self, key: Key) -> Captured:
         """The program of a planned bucket; KeyError for any other."""

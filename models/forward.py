@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.captured import Function
 from models.context import FORWARD
+from models.kernels import PLAIN, Kernels
 from models.layouts import Flat, Gather, Packed, View
 from models.plan import Bucket, Layout, Limits
 from models.step import Row
@@ -23,13 +24,16 @@ Arrays = dict[str, Ints]
 class Forward(nn.Module):
     """A transformers model behind our attention. Its phases take tensors alone and set the context: full graphs."""
 
-    def __init__(self, model: Any, tokens: Tensor, block_size: int, layout: Layout) -> None:
+    def __init__(
+        self, model: Any, tokens: Tensor, block_size: int, layout: Layout, kernels: Kernels = PLAIN
+    ) -> None:
         super().__init__()
         self.model = model
         self.tokens = tokens
         """[slots + 1] int64: the token that each slot sampled last; the sampler writes it. The last is scratch."""
         self.block_size = block_size
         self.layout = layout
+        self.kernels = kernels
         self._hook = model.get_output_embeddings().register_forward_pre_hook(_keep_last)
 
     def planned(self, bucket: Bucket) -> Function:
@@ -43,7 +47,7 @@ class Forward(nn.Module):
         blocks: Tensor, block_owners: Tensor, firsts: Tensor,
     ) -> tuple[Tensor]:  # fmt: skip
         """Logits [R, V] after each packed chunk, whose last token is ids[last], of ids [T]."""
-        view = Packed(positions, owners, blocks, block_owners, firsts, self.block_size)
+        view = Packed(positions, owners, blocks, block_owners, firsts, self.block_size, self.kernels)
         return (self._run(ids[None], positions[None], slots, view, last)[0],)
 
     def score(
@@ -51,7 +55,7 @@ class Forward(nn.Module):
         blocks: Tensor, block_owners: Tensor, firsts: Tensor, targets: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Logits [1, V] after the chunk, and the log-probability [T] of each of its tokens' targets [T]."""
-        view = Packed(positions, owners, blocks, block_owners, firsts, self.block_size)
+        view = Packed(positions, owners, blocks, block_owners, firsts, self.block_size, self.kernels)
         logits = self._run(ids[None], positions[None], slots, view)[0]
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         scores = wide.gather(1, targets[:, None])[:, 0] - wide.logsumexp(-1)

@@ -20,16 +20,15 @@ class History:
     """
 
     def __init__(self, slots: int, vocab_size: int, dtype: torch.dtype, device: torch.device) -> None:
-        # Written flat and read as rows: HPU Graphs capture no write to a view.
-        self._seen = torch.zeros((slots + 1) * vocab_size, dtype=torch.int32, device=device)
-        self.seen = self._seen.view(slots + 1, vocab_size)
-        """[slots + 1, V]: twice the token's occurrences in the output, plus 1 if the prompt has it."""
+        self.seen = torch.zeros((slots + 1) * vocab_size, dtype=torch.int32, device=device)
+        """Of slots + 1 rows [V], one after another: twice the token's occurrences in the output, plus 1 if the prompt
+        has it. Flat, for it is written by token too, and no captured program may write through a view."""
         self.bias = torch.zeros(slots + 1, vocab_size, dtype=dtype, device=device)
 
     def write(self, slot: Tensor, seen: Tensor, bias: Tensor) -> Outputs:
         """Planned: give the slot [1] to a sequence, whatever it held before; the rows are [1, V]."""
-        vocab = self.bias.shape[1]
-        self._seen.index_copy_(0, slot * vocab + torch.arange(vocab, device=slot.device), seen[0])
+        vocab = torch.arange(seen.shape[1], device=slot.device)
+        self.seen.index_copy_(0, slot * seen.shape[1] + vocab, seen[0])
         self.bias.index_copy_(0, slot, bias)
         return ()
 
@@ -57,7 +56,7 @@ class History:
         """
         rows = slots[:, 0].long()
         logits = logits + self.bias.index_select(0, rows)
-        seen = self.seen.index_select(0, rows)
+        seen = self.seen.view(self.bias.shape).index_select(0, rows)
         repeated = logits.clamp_min(0) / repetition + logits.clamp_max(0) * repetition
         logits = torch.lerp(logits, repeated, seen.clamp_max(1).to(logits.dtype))
         counts = seen >> 1
@@ -67,5 +66,5 @@ class History:
 
     def add(self, slots: Tensor, tokens: Tensor, times: Tensor) -> None:
         """Count the tokens so many times (0 or 1, int32) in the outputs of their slots; all are [B, 1]."""
-        index = slots * self.seen.shape[1] + tokens
-        self._seen.index_add_(0, index[:, 0], 2 * times[:, 0])
+        index = slots * self.bias.shape[1] + tokens
+        self.seen.index_add_(0, index[:, 0], 2 * times[:, 0])

@@ -7,6 +7,7 @@ A pool is [num_blocks * block_size, heads, dim]; queries are [B, H, T, D] as tra
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,6 +15,11 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from models.kernels import PLAIN, Kernels
+
+warnings.filterwarnings("ignore", "index_reduce.. is in beta")
+"""It is the one reduction by index that is known to run on Gaudi by itself."""
 
 Expand = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Makes each head's keys [S, H, D] and values [S, H, Dv] of what the pool keeps, [S, 1, latent]."""
@@ -112,6 +118,7 @@ class Packed:
     firsts: Tensor
     """[N] int64: the position of the block's first token."""
     block_size: int
+    kernels: Kernels = PLAIN
     masks: dict[int | None, Tensor] = field(init=False, default_factory=dict)
     """By window: built once a step, used by every layer alike."""
 
@@ -120,11 +127,14 @@ class Packed:
         keys, values = (each.flatten(0, 1) for each in _blocks(pools, self.blocks, self.block_size))
         if pools.expand is not None:
             keys, values = pools.expand(keys)
-        keys, values = (each.transpose(0, 1)[:, None] for each in (keys, values))
-        kv_heads = keys.shape[0]
+        keys, values = (each.transpose(0, 1)[None] for each in (keys, values))
+        mask = self._mask(scoring.window, query.dtype)
+        if scoring.softcap is None and scoring.sinks is None:
+            return self.kernels.attention(query, keys, values, mask, scoring.scale)
+        kv_heads = keys.shape[1]
         grouped = query[0].view(kv_heads, -1, *query.shape[2:])
         sinks = None if scoring.sinks is None else scoring.sinks.view(kv_heads, -1, 1, 1)
-        mask = self._mask(scoring.window, query.dtype)
+        keys, values = (each[0][:, None] for each in (keys, values))
         return _softmax_attention(grouped, keys, values, mask, scoring, sinks).flatten(0, 1)[None]
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -224,9 +234,9 @@ class Flat:
         """The highest score of each row [B, H] from those of its blocks [N, H]; finite also for padding rows."""
         lowest = torch.finfo(of_block.dtype).min / 2
         start = of_block.new_full((batch + 1, of_block.shape[1]), lowest)
-        index = self.block_owners.clamp_max(batch)[:, None].expand_as(of_block)
+        index = self.block_owners.clamp_max(batch)
         # A block may be wholly out of its row's window: -inf, which must not reach the one-hot products as -inf * 0.
-        highest = start.scatter_reduce(0, index, of_block.clamp_min(lowest), "amax")[:batch]
+        highest = start.index_reduce_(0, index, of_block.clamp_min(lowest), "amax")[:batch]
         return highest if sinks is None else torch.maximum(highest, sinks.to(highest.dtype))
 
     def _map(self, batch: int, dtype: torch.dtype) -> Tensor:

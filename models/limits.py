@@ -9,14 +9,12 @@ from models.plan import LAYOUTS, Layout, Limits
 from models.step import LoadSpec
 
 SLOTS = 16
-BLOCK_SIZE = 16
 MAX_TOTAL_TOKENS = 4096
 """Longest sequence that is served unasked: a longer plan would warm up for long on a CPU."""
-PREFILL_CHUNK = 256
 PREFILL_BATCH = 8
 
 
-class Memory(Protocol):
+class Device(Protocol):
     """A device, as far as limits depend on it."""
 
     @property
@@ -31,22 +29,30 @@ class Memory(Protocol):
     def layout(self) -> Layout:
         """How decode reads the pools unless told otherwise."""
 
-    def free_memory(self) -> int:
-        """Bytes that can be allocated now."""
+    @property
+    def block_size(self) -> int:
+        """Tokens per KV block unless told otherwise."""
+
+    @property
+    def prefill_chunk(self) -> int:
+        """Most prompt tokens of one step unless told otherwise."""
 
 
 def choose_limits(
-    spec: LoadSpec, max_position: int, bytes_per_block: Callable[[int], int], device: Memory
+    spec: LoadSpec, max_position: int, bytes_per_block: Callable[[int], int], device: Device, free: int
 ) -> Limits:
-    """Limits for the spec, a KV block costing `bytes_per_block(block_size)`; ValueError if it asks too much."""
+    """Limits for the spec, a KV block costing `bytes_per_block(block_size)`; ValueError if it asks too much.
+
+    `free` bytes of the device's memory are left for the pools and what a step computes with.
+    """
     if spec.max_total_tokens > max_position:
         raise ValueError(
             f"max_total_tokens ({spec.max_total_tokens}) exceeds the {max_position} positions that the model knows"
         )
     slots = spec.slots or SLOTS
-    size = spec.block_size or BLOCK_SIZE
+    size = spec.block_size or device.block_size
     total = spec.max_total_tokens or min(max_position, MAX_TOTAL_TOKENS)
-    blocks = spec.kv_blocks or _affordable(slots * -(-total // size) + 1, bytes_per_block(size), device)
+    blocks = spec.kv_blocks or _affordable(slots * -(-total // size) + 1, bytes_per_block(size), device, free)
     if not spec.max_total_tokens:
         total = max(2, min(total, (blocks - 1) * size))
     longest = spec.max_input_tokens or total - 1
@@ -57,7 +63,7 @@ def choose_limits(
         num_blocks=blocks,
         max_input_tokens=longest,
         max_total_tokens=total,
-        prefill_chunk=min(spec.prefill_chunk or PREFILL_CHUNK, total * slots),
+        prefill_chunk=min(spec.prefill_chunk or device.prefill_chunk, total * slots),
         prefill_batch=min(spec.prefill_batch or batch, slots),
         layout=_layout_of(spec.layout or layout),
         deterministic=spec.deterministic,
@@ -71,7 +77,7 @@ def _layout_of(name: str) -> Layout:
     raise ValueError(f"the layout {name!r} is not known: use one of {', '.join(LAYOUTS)}")
 
 
-def _affordable(wanted: int, block_bytes: int, device: Memory) -> int:
+def _affordable(wanted: int, block_bytes: int, device: Device, free: int) -> int:
     """As many blocks as every slot could fill, but no more than the memory has room for."""
-    budget = min(int(device.free_memory() * device.kv_share), device.kv_most)
+    budget = min(int(free * device.kv_share), device.kv_most)
     return min(wanted, budget // block_bytes)

@@ -1,4 +1,4 @@
-"""From a LoadSpec to a runner: find the files, read the weights, check the attention, size the pools, plan."""
+"""From a LoadSpec to a runner: find the files, read the weights, check the attention, put the model on its device."""
 
 from __future__ import annotations
 
@@ -14,18 +14,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from models import attention, hub, moe, rope
+from models import adoption, attention, hub, moe, rope
+from models.assembly import Loaded, assemble
 from models.cache import KvPools
-from models.cost import MACHINES, CostModel, shape_of
-from models.devices import Cpu, device_of, dtype_of
+from models.devices import Device, device_of, dtype_of
 from models.errors import ModelRefused
 from models.families import Family, family_of
-from models.forward import Forward
-from models.histogram import counted
-from models.limits import choose_limits
-from models.planner import DEFAULT_GRAPHS, affordable_graphs, plan_buckets
-from models.runner import PagedRunner, Parts
-from models.sampler import Sampler, check_vocab
+from models.runner import PagedRunner
+from models.sampler import check_vocab
 from models.step import LoadSpec, ModelInfo, Progress
 
 _DTYPE_ARGUMENT = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
@@ -45,8 +41,8 @@ def load(spec: LoadSpec, progress: Progress) -> PagedRunner:
     progress("load", 1, 1)
     longest = rope.settle(model, getattr(model.config, family.positions), spec.max_total_tokens)
     info = _describe(spec, files, model, family, device, longest)
-    device.adapt(model, family.plain)
-    return _assemble(spec, info, model, pools, device)
+    _put(model, family, device)
+    return assemble(Loaded(spec, info, model, pools, device))
 
 
 def _read_config(folder: Path) -> Any:
@@ -107,14 +103,31 @@ def adopt(model: Any, family: Family) -> dict[torch.nn.Module, Any]:
     return shapes
 
 
+def _put(model: Any, family: Family, device: Device) -> None:
+    """Put the model on the device, and the device's kernels into the model."""
+    adoption.adopt(model, device.kernels)
+    try:
+        device.adapt(model, family.plain)
+    except RuntimeError as error:  # torch has no narrower one for "out of memory" on every device
+        weights = sum(weight.nbytes for weight in model.parameters())
+        raise ModelRefused(
+            f"no memory for {weights / 2**30:.1f} GiB of weights on this {device.name}: "
+            f"use a smaller dtype, a smaller model or more cards ({error})"
+        ) from error
+
+
 def _nothing_to_warn_of(input_ids: Tensor, attention_mask: Tensor | None) -> None:
     """Padding is masked by positions of our own."""
 
 
 def _describe(
-    spec: LoadSpec, files: hub.Files, model: Any, family: Family, device: Cpu, longest: int
+    spec: LoadSpec, files: hub.Files, model: Any, family: Family, device: Device, longest: int
 ) -> ModelInfo:
     config = model.config
+    try:
+        check_vocab(config.vocab_size)
+    except ValueError as error:
+        raise ModelRefused(str(error)) from error
     ends = model.generation_config.eos_token_id
     ends = config.eos_token_id if ends is None else ends
     return ModelInfo(
@@ -131,47 +144,6 @@ def _describe(
             "architecture": family.architecture,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **device.info(),
         },
     )
-
-
-def costs_of(info: ModelInfo, model: Any, device: Cpu) -> CostModel:
-    """What its launches cost on this device, as far as that can be known before they run."""
-    size = model.dtype.itemsize
-    return CostModel(MACHINES[device.name], shape_of(model.config.to_dict(), info.parameters, size))
-
-
-def graphs_of(spec: LoadSpec, device: Cpu) -> int:
-    """Most buckets: as told, else what the time for warm-up suffices for, else the usual number."""
-    if spec.graphs or not spec.warm_up_seconds:
-        return spec.graphs or DEFAULT_GRAPHS
-    return affordable_graphs(spec.warm_up_seconds, MACHINES[device.name].graph)
-
-
-def _histogram_of(spec: LoadSpec) -> str:
-    """What to plan for: never the traffic where texts must stay the same from one start to the next."""
-    return "" if spec.deterministic else spec.histogram
-
-
-def _assemble(spec: LoadSpec, info: ModelInfo, model: Any, pools: KvPools, device: Cpu) -> PagedRunner:
-    """Allocate the pools before anything is captured, and put the parts together."""
-    exact = torch.promote_types(pools.dtype, torch.float32)
-    try:
-        check_vocab(info.vocab_size)
-        limits = choose_limits(spec, info.max_position, pools.bytes_per_block, device)
-        plan = plan_buckets(
-            limits, graphs_of(spec, device), costs_of(info, model, device), counted(_histogram_of(spec))
-        )
-    except ValueError as error:
-        raise ModelRefused(str(error)) from error
-    try:
-        pools.allocate(limits.num_blocks, limits.block_size, device.torch)
-        sampler = Sampler(limits.slots, info.vocab_size, info.eos_ids, exact, device.torch)
-    except RuntimeError as error:  # torch has no narrower one for "out of memory" on every device
-        size = limits.num_blocks * pools.bytes_per_block(limits.block_size) / 2**30
-        raise ModelRefused(
-            f"no memory for KV pools of {size:.1f} GiB: lower kv_blocks or slots ({error})"
-        ) from error
-    forward = Forward(model, sampler.tokens, limits.block_size, limits.layout)
-    parts = Parts(forward, pools, sampler, device)
-    return PagedRunner(info, plan, parts, spec.depth or device.depth)

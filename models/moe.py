@@ -15,32 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import kernels
+
 NAME = "sagrada_static"
 """Our name in the registry of experts that transformers has since 5."""
-
-ROWS = 2048
-"""Most rows (tokens times experts) in one product: bounds what a prefill holds beside the weights."""
-
-
-def routing_table(index: Tensor, weights: Tensor, experts: int) -> Tensor:
-    """The weights [N, k] of the chosen experts index [N, k] as a table [N, experts], 0 for the others."""
-    return weights.new_zeros(len(weights), experts).scatter_add_(1, index, weights)
 
 
 def dense_experts(experts: Any, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum of the experts' outputs for hidden [N, D], in place of transformers' forward of them.
 
-    `experts` holds gate_up_proj [E, 2 I, D] and down_proj [E, D, I], or with `is_transposed` their transposes.
+    `experts` holds gate_up_proj [E, 2 I, D] and down_proj [E, D, I], or with `is_transposed` their transposes; with
+    a device's kernel (models/adoption.py) also `fused`.
     """
-    table = routing_table(index, weights, experts.num_experts)
-    at_once = max(1, ROWS // len(hidden))
-    out = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, table.dtype))
-    for first in range(0, experts.num_experts, at_once):
-        some = slice(first, first + at_once)
-        share = table.t()[some, :, None]
-        # An expert may overflow on a token that is not its own, and infinity times 0 is no number.
-        out += (_outputs(experts, some, hidden) * share).masked_fill(share == 0, 0).sum(0)
-    return out.to(hidden.dtype)
+    if fused := getattr(experts, "fused", None):
+        out: Tensor = fused(hidden, index, weights, experts.gate_up_proj, experts.down_proj)
+        return out
+    return kernels.routed_sum(
+        hidden, index, weights, experts.num_experts, lambda some: _outputs(experts, some, hidden)
+    )
 
 
 def _outputs(experts: Any, some: slice, hidden: Tensor) -> Tensor:

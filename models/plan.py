@@ -165,6 +165,7 @@ class Plan:
 
     limits: Limits
     buckets: tuple[Bucket, ...]
+    """The largest of each phase first, then those that save most: so they are warmed up."""
     costs: CostModel = field(default=REFERENCE, repr=False)
     _by_cost: dict[Phase, tuple[Bucket, ...]] = field(init=False, repr=False, compare=False)
 
@@ -206,6 +207,10 @@ class Plan:
     def cost(self, bucket: Bucket) -> float:
         """Seconds that a launch of the bucket costs by the cost model."""
         return seconds(self.costs, self.limits, bucket.phase, bucket.x, bucket.blocks)
+
+    def first(self, count: int) -> Plan:
+        """Only the first `count` buckets, but at least the largest of each phase; so it still covers every step."""
+        return Plan(self.limits, self.buckets[: max(count, len(PHASES))], self.costs)
 
     @property
     def digest(self) -> str:

@@ -7,9 +7,9 @@ decode. Whatever is chosen, the largest corner of each phase is: a plan can cost
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,8 +174,14 @@ def choose(view: Outlook, graphs: int) -> Choice:
         field.add(corner)
         _improve(fields, TIE * work)
         curve.append((len(score) + sum(len(each.chosen) for each in fields), _cost(fields) / work - 1))
-    buckets = (*score, *(bucket for field in fields for bucket in field.buckets(view.limits)))
-    return Choice(Plan(view.limits, buckets, view.costs), tuple(curve))
+    buckets = _in_turn(reversed(score), *(field.buckets(view.limits) for field in fields))
+    return Choice(Plan(view.limits, tuple(buckets), view.costs), tuple(curve))
+
+
+def _in_turn(*lists: Iterable[Bucket]) -> Iterator[Bucket]:
+    """The first of each, the second of each, and so on: each list begins with what its phase cannot do without."""
+    for row in zip_longest(*lists):
+        yield from (bucket for bucket in row if bucket is not None)
 
 
 def _score_buckets(limits: Limits, most: int) -> tuple[Bucket, ...]:
@@ -275,8 +281,8 @@ class _Field:
         return [(corner, float(loss)) for corner, loss in zip(self.chosen[1:], only[1:], strict=True)]
 
     def buckets(self, limits: Limits) -> Iterator[Bucket]:
-        """The chosen corners."""
-        for corner in sorted(self.chosen):
+        """The chosen corners: the largest, then as they were chosen."""
+        for corner in self.chosen:
             yield bucket_of(limits, self.phase, int(self._x[corner]), int(self._y[corner]))
 
     def _offers(self, cells: NDArray[np.int64]) -> Floats:

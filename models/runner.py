@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +14,11 @@ from torch import Tensor
 from models import forward, sampler
 from models.cache import KvPools
 from models.captured import Programs
-from models.devices import Cpu
+from models.devices import Device, Fetched
 from models.errors import ModelRefused
 from models.levels import LEVELS, Part, edits
 from models.plan import Bucket, Plan
+from models.room import Need
 from models.sampler import Sampler
 from models.step import ModelInfo, Outcome, Progress, Sampling, Step
 from models.wishes import Wishes
@@ -29,18 +31,18 @@ PROBES = 4
 class Launched:
     """A step on its way: what the sampler chose for all rows, and which of them were asked for."""
 
-    chosen: Tensor | None
+    chosen: Fetched | None
     """None: no token was wanted."""
     wanted: tuple[tuple[int, int], ...]
     """(row, how many of the likeliest tokens to report)."""
-    scores: Tensor | None = None
+    scores: Fetched | None = None
     """Of a score step, [T]: the log-probabilities of its row's targets, then of padding."""
     scored: int = 0
 
     def read(self) -> Outcome:
         """Wait for the device. FloatingPointError if a number that was asked for is NaN."""
-        chosen = [] if self.chosen is None else self.chosen.tolist()
-        scores = [] if self.scores is None else self.scores.tolist()[: self.scored]
+        chosen = self.chosen.result().tolist() if self.chosen else []
+        scores = self.scores.result().tolist()[: self.scored] if self.scores else []
         if any(map(math.isnan, scores)):
             raise FloatingPointError(sampler.IS_NAN)
         return Outcome([sampler.report(chosen[row], top_n) for row, top_n in self.wanted], scores)
@@ -53,28 +55,40 @@ class Parts:
     forward: forward.Forward
     pools: KvPools
     sampler: Sampler
-    device: Cpu
+    device: Device
 
 
 class PagedRunner:
     """Forward and sampler as tables of programs: by bucket, by (batch, level), and a few others."""
 
-    def __init__(self, info: ModelInfo, plan: Plan, parts: Parts, depth: int = 1) -> None:
+    def __init__(self, info: ModelInfo, plan: Plan, parts: Parts, depth: int = 1, ready: int = 0) -> None:
+        """`ready`: how many buckets are warmed up before jobs are taken; 0: all."""
         self.info = info
         self.depth = depth
-        self.plan = plan
+        self.whole = plan
+        self.plan = plan.first(ready or len(plan))
         self._parts = parts
-        self._forwards: Programs[Bucket] = Programs(parts.device.strategy())
-        self._samplers: Programs[tuple[int, Part]] = Programs(parts.device.strategy())
-        self._others: Programs[str] = Programs(parts.device.strategy())
+        strategy = parts.device.strategy()
+        self._forwards: Programs[Bucket] = Programs(strategy)
+        self._samplers: Programs[tuple[int, Part]] = Programs(strategy)
+        self._others: Programs[str] = Programs(strategy)
+        self._logits: dict[int, Tensor] = {}
+        """Of the last forward of each batch, while warming up."""
+        self._compiled = 0
+        """What the device had compiled when the plan was settled."""
         self._seconds: dict[Bucket, float] = {}
         self._sampling: dict[int, float] = {}
         self._wishes = Wishes(plan.limits.slots, parts.sampler.dtype)
 
     @property
     def compilations(self) -> int:
-        """Programs built since warm-up: 0, or the plan was left."""
-        return self._forwards.since_seal + self._samplers.since_seal + self._others.since_seal
+        """Programs built since warm-up, or what the device compiled besides: 0, or the plan was left."""
+        built = sum(programs.since_seal for programs in self._tables)
+        return max(built, self._parts.device.compilations() - self._compiled)
+
+    @property
+    def _tables(self) -> tuple[Programs[Any], ...]:
+        return self._forwards, self._samplers, self._others
 
     def seconds(self, bucket: Bucket) -> float:
         """How long that bucket took in warm-up, forward and samplers; KeyError outside the plan."""
@@ -82,33 +96,89 @@ class PagedRunner:
 
     @torch.inference_mode()
     def warm_up(self, progress: Progress) -> None:
-        """Build and execute every bucket of the plan, largest first: memory that suffices once suffices for all."""
+        """Build and execute the first buckets, largest first: memory that suffices once suffices for all."""
         buckets = sorted(self.plan.buckets, key=self.plan.cost, reverse=True)
+        self._compile(buckets, progress)
         for done, bucket in enumerate(buckets):
-            progress("warm-up", done, len(buckets))
-            self._seconds[bucket] = self._build(bucket)
-        self._build_others()
-        self._forwards.seal()
-        self._samplers.seal()
-        self._others.seal()
-        progress("warm-up", len(buckets), len(buckets))
+            progress("warm-up", done, len(self.whole))
+            self._seconds[bucket] = self._execute(bucket)
+        self._run_others()
+        self._settle(progress)
 
-    def _build(self, bucket: Bucket) -> float:
-        """Capture and execute the bucket on padding, which writes to scratch alone; seconds with its samplers."""
-        inputs = forward.inputs_of((), bucket, self.plan.limits)
-        self._forwards.build(bucket, self._parts.forward.planned(bucket), self._on_device(inputs))
-        started = time.perf_counter()
-        logits, *_ = self._forwards[bucket].run(**inputs)
-        seconds = time.perf_counter() - started
+    @torch.inference_mode()
+    def grow(self, progress: Progress) -> None:
+        """Build and execute one bucket more, after which `plan` is larger; nothing if it is whole, and sealed."""
+        if len(self.plan) == len(self.whole):
+            return
+        plan = self.whole.first(len(self.plan) + 1)
+        self._compile(plan.buckets[-1:], lambda *_: None)
+        self._seconds[plan.buckets[-1]] = self._execute(plan.buckets[-1])
+        self.plan = plan
+        self._settle(progress)
+
+    @torch.inference_mode()
+    def trial(self) -> Need:
+        """What serving takes besides weights and pools: run the largest bucket of each phase; nothing is sealed."""
+        device, largest = self._parts.device, self.whole.first(0).buckets
+        before = device.memory()
+        for bucket in largest:
+            self._execute(bucket)
+        self._run_others()
+        after = device.memory()
+        kept = max(0, before.free - after.free)
+        return Need(step=max(0, after.peak - after.held), bucket=-(-kept // len(largest)))
+
+    def _compile(self, buckets: Sequence[Bucket], progress: Progress) -> None:
+        """Compile their programs without running them, where the device can: it takes less time than both at once."""
+        compile_only = self._parts.device.compile_only()
+        if compile_only is None:
+            return
+        with compile_only:
+            for done, bucket in enumerate(buckets):
+                progress("compile", done, len(buckets))
+                self._run_forward(bucket)
+                self._run_samplers(bucket)
+            self._run_others()
+
+    def _settle(self, progress: Progress) -> None:
+        """From here on what is built or compiled is one too many; sealed if the plan is whole."""
+        self._logits.clear()
+        for programs in self._tables:
+            programs.seal()
+        self._compiled = self._parts.device.compilations()
+        if len(self.plan) == len(self.whole):
+            self._parts.device.seal()
+        progress("warm-up", len(self.plan), len(self.whole))
+
+    def _execute(self, bucket: Bucket) -> float:
+        """Run all programs of a bucket on padding, which writes to scratch alone; seconds of the last runs."""
+        for _ in range(self._parts.device.warm_runs):
+            seconds = self._timed(lambda: self._run_forward(bucket))
         if self.plan.limits.deterministic and bucket.phase == "decode":
-            self._check_rows(bucket, inputs)
+            self._check_rows(bucket)
         if bucket.batch not in self._sampling:
-            self._sampling[bucket.batch] = sum(self._build_sampler(level, logits) for level in LEVELS)
+            for _ in range(self._parts.device.warm_runs):
+                self._sampling[bucket.batch] = self._timed(lambda: self._run_samplers(bucket))
         return seconds + self._sampling[bucket.batch]
 
-    def _check_rows(self, bucket: Bucket, inputs: dict[str, Tensor]) -> None:
+    def _timed(self, run: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        run()
+        self._parts.device.synchronize()
+        return time.perf_counter() - started
+
+    def _run_forward(self, bucket: Bucket) -> None:
+        """Run the bucket's forward on padding; built, if it is not there."""
+        inputs = forward.inputs_of((), bucket, self.plan.limits)
+        if bucket not in self._forwards:
+            self._forwards.build(bucket, self._parts.forward.planned(bucket), self._on_device(inputs))
+        logits, *_ = self._forwards[bucket].run(**inputs)
+        self._logits[bucket.batch] = logits
+
+    def _check_rows(self, bucket: Bucket) -> None:
         """ModelRefused if this device's kernels give equal rows of a step other bits in other places."""
         limits, tokens = self.plan.limits, self._parts.sampler.tokens
+        inputs = forward.inputs_of((), bucket, limits)
         equal = {name: value[:1].expand_as(value).contiguous() for name, value in inputs.items()}
         equal["positions"].fill_(min(bucket.blocks * limits.block_size, limits.max_total_tokens) - 1)
         for probe in range(PROBES):
@@ -122,23 +192,24 @@ class PagedRunner:
                 )
         tokens[limits.slots] = 0
 
-    def _build_sampler(self, level: Part, logits: Tensor) -> float:
-        """Capture and execute the sampler of a level for logits of this batch; seconds."""
-        batch = len(logits)
+    def _run_samplers(self, bucket: Bucket) -> None:
+        """Run the samplers of all levels on the logits of a batch; built, if they are not there."""
+        batch, logits = bucket.batch, self._logits[bucket.batch]
         inputs = self._wishes.inputs((), batch)
-        fixed = self._on_device(inputs) | {"logits": torch.zeros_like(logits)}
-        self._samplers.build((batch, level), self._parts.sampler.planned(level), fixed)
-        started = time.perf_counter()
-        self._samplers[batch, level].run(logits=logits, **inputs)
-        return time.perf_counter() - started
+        for level in LEVELS:
+            if (batch, level) not in self._samplers:
+                fixed = self._on_device(inputs) | {"logits": torch.zeros_like(logits)}
+                self._samplers.build((batch, level), self._parts.sampler.planned(level), fixed)
+            self._samplers[batch, level].run(logits=logits, **inputs)
 
-    def _build_others(self) -> None:
-        """Capture and execute the program that opens a slot, on the scratch slot, and the one that scrubs the pools."""
+    def _run_others(self) -> None:
+        """Run, on the scratch slot, the program that opens a slot, and the one that scrubs the pools; built, too."""
         history = self._parts.sampler.history
         inputs = history.rows_of(self.plan.limits.slots, (), (), Sampling())
-        self._others.build("open", history.write, self._on_device(inputs))
+        if "open" not in self._others:
+            self._others.build("open", history.write, self._on_device(inputs))
+            self._others.build("scrub", self._parts.pools.scrub, {})
         self._others["open"].run(**inputs)
-        self._others.build("scrub", self._parts.pools.scrub, {})
         self.scrub()
 
     @torch.inference_mode()
@@ -154,11 +225,13 @@ class PagedRunner:
         """Run one step; KeyError for a bucket outside the plan, ValueError for rows that do not fit theirs."""
         program = self._forwards[step.bucket]
         logits, *rest = program.run(**forward.inputs_of(step.rows, step.bucket, self.plan.limits))
+        device = self._parts.device
         wanted = tuple(
             (index, self._wishes.top_n[row.slot]) for index, row in enumerate(step.rows) if row.sample
         )
-        chosen = self._choose(step, logits) if wanted else None
-        scores = rest[0] if rest else None
+        scores = device.fetch(rest[0]) if rest else None  # before the sampler's program can write over it
+        chosen = device.fetch(self._choose(step, logits)) if wanted else None
+        device.step_boundary()
         return Launched(chosen, wanted, scores, sum(len(row.targets) for row in step.rows))
 
     def _choose(self, step: Step, logits: Tensor) -> Tensor:
@@ -175,9 +248,8 @@ class PagedRunner:
         """Free the pools and the programs; the runner is of no use afterwards."""
         self._parts.pools.free()
         self._parts.forward.detach()
-        self._forwards, self._samplers, self._others = (
-            Programs(self._parts.device.strategy()) for _ in range(3)
-        )
+        for programs in self._tables:
+            programs.clear()
 
     def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self._parts.device.torch) for name, value in inputs.items()}

@@ -48,8 +48,9 @@ class Sampler:
         self.history = History(slots, vocab_size, dtype, device)
         self.tokens = torch.zeros(slots + 1, dtype=torch.int64, device=device)
         """[slots + 1]: the token chosen last, which the next decode step of the slot reads on the device."""
-        self._ban = torch.zeros(vocab_size, dtype=dtype, device=device)
-        self._ban[list(eos_ids)] = NEVER
+        ban = torch.zeros(vocab_size, dtype=dtype)
+        ban[list(eos_ids)] = NEVER
+        self._ban = ban.to(device)
 
     def planned(self, level: Part) -> Callable[..., Outputs]:
         """The function of a level: logits [B, V] and its inputs in, one tensor out for `report` to read.

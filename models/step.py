@@ -148,6 +148,10 @@ class LoadSpec:
     """What warm-up may take, which then says how many buckets there are, unless `graphs` does."""
     histogram: str = ""
     """File of the shapes that launches had: read for the plan, written with what is counted; empty: none."""
+    recipes: str = ""
+    """Folder where what was compiled, and what fitted, is kept for the next start; empty: none."""
+    ready_buckets: int = 0
+    """How many buckets, of each phase the largest first, must be warm before jobs are taken; 0: the device chooses."""
     prefix_cache: bool = True
     """Whether full blocks are found again by later prompts."""
     deterministic: bool = False
@@ -169,11 +173,17 @@ class Runner(Protocol):
 
     info: ModelInfo
     plan: Plan
+    """The buckets that are warm: a step's is one of them."""
+    whole: Plan
+    """Those that will be."""
     depth: int
     """Steps that may be launched before the first of them is read, >= 1."""
 
     def warm_up(self, progress: Progress) -> None:
-        """Build and execute every bucket of the plan, largest first; then seal it."""
+        """Build and execute the buckets without which no job is taken, largest first."""
+
+    def grow(self, progress: Progress) -> None:
+        """Build and execute one bucket more, after which `plan` is larger; nothing if it is whole, and sealed."""
 
     def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:
         """Give `slot` to a sequence: its sampling, and what penalties count (prompt and output so far)."""

@@ -74,6 +74,10 @@ def _redis(text: str) -> str:
         raise ConfigError(f"REDIS_URL is not usable: {error}") from None
 
 
+NO_CACHE = "none"
+"""As RECIPE_CACHE: keep nothing."""
+
+
 def _setting(default: Any, help: str, parse: Callable[[str], Any] = str) -> Any:
     return field(default=default, metadata={"help": help, "parse": parse})
 
@@ -111,11 +115,13 @@ class Config:
     )
     slots: int = _setting(32, "sequences that run at once", _positive)
     lookahead: int = _setting(4, "jobs taken beyond the free slots, so that none stays empty", _whole)
-    block_size: int = _setting(16, "tokens per KV block", _positive)
+    block_size: int = _setting(0, "tokens per KV block; 0: as the device likes", _whole)
     kv_blocks: int = _setting(0, "KV blocks; 0: as the memory allows", _whole)
     max_input_tokens: int = _setting(0, "longest prompt; 0: as the model allows", _whole)
     max_total_tokens: int = _setting(0, "longest prompt and output together; 0: as the model allows", _whole)
-    prefill_chunk: int = _setting(256, "most prompt tokens of one step, over all its sequences", _positive)
+    prefill_chunk: int = _setting(
+        0, "most prompt tokens of one step, over all its sequences; 0: as the device likes", _whole
+    )
     prefill_batch: int = _setting(
         0, "most sequences in one prefill step; 0: 8, or 1 where texts are deterministic", _whole
     )
@@ -132,6 +138,13 @@ class Config:
     )
     warm_up_seconds: int = _setting(
         0, "what warm-up may take; 0: as many planned shapes as GRAPHS says", _whole
+    )
+    ready_buckets: int = _setting(
+        0, "planned shapes that must be warm before jobs are taken; 0: as the device likes", _whole
+    )
+    recipe_cache: str = _setting(
+        "~/.cache/sagrada/recipes",
+        "folder where what a Gaudi has compiled is kept for the next start, or none",
     )
     histogram: str = _setting(
         "", "file of the shapes that were run: the next start plans for them; default: none"

@@ -64,6 +64,7 @@ class Engine:
     def __init__(self, link: Link[ToEngine], beat: Beat, runner: Runner, options: Options) -> None:
         self.link, self.beat, self.runner, self.patience = link, beat, runner, options.patience
         self.tally = Tally(options.spec.histogram)
+        self._progress = reporter(link)
         self.scheduler = Scheduler(
             runner.plan,
             runner.info.eos_ids,
@@ -111,7 +112,18 @@ class Engine:
                 return True
             if not self.scheduler.busy:
                 self.tally.save_sometimes()
+                if self.grow():
+                    continue
             self.link.wait(IDLE_TURN)
+
+    def grow(self) -> bool:
+        """Warm one bucket more, which may take long; False if the plan is whole."""
+        if len(self.runner.plan) == len(self.runner.whole):
+            return False
+        self.beat.rest()
+        self.runner.grow(self._progress)
+        self.scheduler.plan = self.runner.plan
+        return True
 
     def launch(self, batch: Batch) -> None:
         """Start the step. If that raises, its result is the error: those before it are not to blame."""
@@ -270,8 +282,8 @@ def ready(runner: Runner, warm_up_seconds: float) -> frames.Ready:
         num_blocks=limits.num_blocks,
         max_input_tokens=limits.max_input_tokens,
         max_total_tokens=limits.max_total_tokens,
-        plan_hash=runner.plan.digest,
-        buckets=len(runner.plan),
+        plan_hash=runner.whole.digest,
+        buckets=len(runner.whole),
         warm_up_seconds=warm_up_seconds,
     )
 

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping, Set
 from types import TracebackType
 from typing import Self
 
+from models import environment
 from models.step import LoadSpec
 from worker.beat import Beat
+from worker.discovery import installed
 from worker.link import FromEngine, Link, LinkClosed, Stop
 from worker.options import Options, arguments
 
@@ -47,10 +49,10 @@ class EngineProcess:
         spec: LoadSpec,
         *,
         patience: float = PATIENCE,
-        environment: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
         cores: Set[int] = frozenset(),
     ) -> EngineProcess:
-        """Spawn an engine that loads `spec`; `environment` is what its device must find set before torch starts.
+        """Spawn an engine that loads `spec`; `variables` are what its device must find set before torch starts.
 
         It runs on `cores`, if any are named. On Linux it dies with the *thread* that calls this: call it from one that
         lives as long as the process.
@@ -65,7 +67,7 @@ class EngineProcess:
                 [sys.executable, "-m", "worker.engine", *arguments(options)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), beat.fd),
-                env=child_environment(spec, environment or {}),
+                env=child_environment(spec, variables or {}),
                 start_new_session=True,  # Ctrl-C is for the parent, which drains
             )
         return cls(process, Link.of_parent(ours), beat)
@@ -131,7 +133,8 @@ def bound_to(cores: Set[int]) -> Iterator[None]:
 def child_environment(spec: LoadSpec, device: Mapping[str, str]) -> dict[str, str]:
     """Defaults, the parent's environment, the device's settings, and the hub's token, which argv must not show."""
     token = {"HF_TOKEN": spec.token} if spec.token else {}
-    return {**DEFAULTS, **os.environ, **device, **token}
+    gaudi = environment.hpu(spec, installed("torch"), os.environ) if spec.device == "hpu" else {}
+    return {**DEFAULTS, **os.environ, **gaudi, **device, **token}
 
 
 def describe_exit(code: int) -> str:

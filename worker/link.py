@@ -59,7 +59,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop", kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
-    """Loading or warming up: `done` of `total` in this stage."""
+    """Loading or warming up: `done` of `total` in this stage. After Ready: of the buckets that are still to come."""
 
     stage: str
     done: int
@@ -67,7 +67,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", kw_only=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
-    """The model is loaded, warmed and sealed."""
+    """The model is loaded, and warm enough to serve."""
 
     model_id: str
     revision: str

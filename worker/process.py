@@ -6,11 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from models.environment import recipes_folder
 from models.step import LoadSpec
 from wire.owner import set_owner
 from wire.registry import Registry, WorkerInfo, WorkerState
@@ -18,7 +21,8 @@ from wire.tokenizer import read_files
 from worker.assignment import Assignment
 from worker.boot import Boot, connect
 from worker.clerk import Clerk
-from worker.config import Config
+from worker.config import NO_CACHE, Config
+from worker.discovery import GAUDI_PLUGIN, installed, kind_of
 from worker.inbox import Inbox
 from worker.intake import Intake, Shop
 from worker.jobs import Jobs
@@ -83,7 +87,7 @@ class WorkerProcess:
                 EngineProcess.start,
                 load_spec(config, self.seat),
                 patience=config.engine_patience,
-                environment=self.seat.environment,
+                variables=self.seat.environment,
                 cores=self.seat.cores,
             )
         )
@@ -240,11 +244,11 @@ class WorkerProcess:
 
 def load_spec(config: Config, seat: Seat) -> LoadSpec:
     """What the engine is told to load."""
-    device = seat.device or config.device
-    return LoadSpec(
+    device = seat.device or kind_of(config.device)
+    spec = LoadSpec(
         model_id=config.model_id,
         revision=config.revision,
-        device="" if device == "auto" else device,
+        device=device,
         dtype="" if config.dtype == "auto" else config.dtype,
         slots=config.slots,
         block_size=config.block_size,
@@ -263,4 +267,9 @@ def load_spec(config: Config, seat: Seat) -> LoadSpec:
         cache_dir=config.cache_dir,
         offline=config.hf_hub_offline,
         token=config.hf_token,
+        ready_buckets=config.ready_buckets,
     )
+    if device != "hpu" or config.recipe_cache == NO_CACHE:
+        return spec
+    root = Path(config.recipe_cache).expanduser()
+    return replace(spec, recipes=str(recipes_folder(root, spec, installed(GAUDI_PLUGIN))))

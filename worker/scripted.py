@@ -145,7 +145,7 @@ class ScriptedRunner:
     """models.step.Runner over a table of what each KV block holds."""
 
     def __init__(self, info: ModelInfo, plan: Plan, settings: Settings) -> None:
-        self.info, self.plan, self.settings = info, plan, settings
+        self.info, self.plan, self.whole, self.settings = info, plan, plan, settings
         self.depth = settings.depth
         self._control = Control(Path(settings.control)) if settings.control else None
         self.slots: dict[int, Slot] = {}
@@ -166,6 +166,9 @@ class ScriptedRunner:
         for done, _ in enumerate(self.plan.buckets, 1):
             time.sleep(self.settings.warmup / len(self.plan))
             progress("warm-up", done, len(self.plan))
+
+    def grow(self, progress: Progress) -> None:
+        """It is whole."""
 
     def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:
         """The slot is another sequence's from now on."""

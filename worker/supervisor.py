@@ -114,8 +114,12 @@ class Supervisor:
         match frame:
             case Progress():
                 self.stage, self.progress = frame.stage, frame.done / max(1, frame.total)
+                if self.state == "serving" and frame.done == frame.total:
+                    self.stage = ""
             case Ready():
-                self.state, self.stage, self.progress = "serving", "", 1.0
+                self.state = "serving"
+                if self.progress == 1.0:  # else the rest of the plan is still to be warmed up
+                    self.stage = ""
                 self._ready_at = time.monotonic()
             case LoadFailed():
                 self.state = "failed"

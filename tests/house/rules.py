@@ -61,6 +61,7 @@ TORCH_FREE = frozenset(
         "models.checkpoint",
         "models.cost",
         "models.demo",
+        "models.environment",
         "models.errors",
         "models.histogram",
         "models.limits",
@@ -69,6 +70,7 @@ TORCH_FREE = frozenset(
         "models.planner",
         "models.prefix",
         "models.report",
+        "models.room",
         "models.step",
     }
 )

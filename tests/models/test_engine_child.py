@@ -36,7 +36,7 @@ def test_sequences_through_the_link_get_the_tokens_of_generate(model_of: Callabl
     spec = LoadSpec(
         model_id=str(folder), dtype="float64", slots=4, kv_blocks=33, max_total_tokens=128, prefill_chunk=32
     )
-    with EngineProcess.start(spec, environment={"OMP_NUM_THREADS": "1"}) as engine:
+    with EngineProcess.start(spec, variables={"OMP_NUM_THREADS": "1"}) as engine:
         loading = until(engine, lambda frames: bool(frames) and isinstance(frames[-1], Ready))
         assert {frame.stage for frame in loading if isinstance(frame, Progress)} == {"load", "warm-up"}
         for seq, prompt in enumerate(prompts()):
@@ -68,7 +68,7 @@ def test_a_sequence_that_computes_nan_leaves_nothing_behind(
     spec = LoadSpec(
         model_id=str(folder), dtype="float64", slots=2, kv_blocks=17, max_total_tokens=128, prefill_chunk=32
     )
-    with EngineProcess.start(spec, environment={"OMP_NUM_THREADS": "1"}) as engine:
+    with EngineProcess.start(spec, variables={"OMP_NUM_THREADS": "1"}) as engine:
         params = SamplingParams(max_new_tokens=NEW, seed=0, ignore_eos=True)
         for seq in (8, 9):  # the second must not begin with what the first has left in the prefix cache
             engine.link.send(Admit(seq=seq, prompt=[poison] * 32 + [5] * 60, output=[], params=params))
@@ -94,3 +94,27 @@ def test_a_model_that_cannot_be_loaded_is_told_and_the_child_exits_with_1() -> N
         assert isinstance(last, LoadFailed)
         assert "there is no folder './nowhere'" in last.error
         assert engine.wait(DEADLINE) == 1
+
+
+def test_jobs_are_taken_before_the_whole_plan_is_warm(model_of: Callable[[str], Path]) -> None:
+    folder = model_of("llama")
+    spec = LoadSpec(
+        model_id=str(folder), dtype="float64", slots=4, max_total_tokens=128, graphs=12, ready_buckets=3
+    )
+    with EngineProcess.start(spec, variables={"OMP_NUM_THREADS": "1"}) as engine:
+        loading = until(engine, lambda frames: bool(frames) and isinstance(frames[-1], Ready))
+        assert isinstance(loading[-1], Ready) and loading[-1].buckets == 12
+        assert max(frame.done for frame in loading if isinstance(frame, Progress)) <= 3
+        params = SamplingParams(max_new_tokens=NEW, seed=0, ignore_eos=True)
+        engine.link.send(Admit(seq=0, prompt=prompts()[0], output=[], params=params))
+        frames = until(
+            engine,
+            lambda frames: (
+                any(isinstance(f, Progress) and f.done == f.total == 12 for f in frames)
+                and any(isinstance(f, Stepped) and f.left for f in frames)
+            ),
+        )
+    steps = [frame for frame in frames if isinstance(frame, Stepped)]
+    given = [output.id for step in steps for output in step.outputs]
+    assert given == Reference(folder).greedy(prompts()[0], NEW)
+    assert steps[-1].compilations == 0

@@ -43,11 +43,8 @@ def refusal(model_id: object, **spec: Any) -> str:
     return str(caught.value)
 
 
-class FakeDevice(Cpu):
-    """A machine with 1 MB free."""
-
-    def free_memory(self) -> int:
-        return 1_000_000
+FREE = 1_000_000
+"""Bytes."""
 
 
 class TestRefused:
@@ -151,13 +148,15 @@ class TestRefused:
         ("spec", "said"),
         [
             ({"dtype": "int4"}, "dtype 'int4' is not known; use one of float32"),
-            ({"device": "tpu"}, "device 'tpu' is not supported"),
+            ({"device": "tpu"}, "device 'tpu' is not known; use cpu, cuda or hpu"),
             ({"max_total_tokens": 100_000}, "max_total_tokens (100000) exceeds the 512 positions"),
             (
                 {"kv_blocks": 3, "max_total_tokens": 512},
                 "3 KV blocks hold 32 tokens, fewer than max_total_tokens",
             ),
             ({"max_input_tokens": 512}, "max_input_tokens (512) must be below max_total_tokens (512)"),
+            ({"device": "cuda"}, "this torch sees no NVIDIA card"),
+            ({"device": "hpu"}, "needs Habana's torch"),
             ({"kv_blocks": 1 << 40}, "no memory for KV pools"),
         ],
     )
@@ -195,20 +194,20 @@ class TestServed:
 class TestLimits:
     def test_every_slot_can_fill_up_where_memory_allows(self) -> None:
         limits = choose_limits(
-            LoadSpec(model_id="m", slots=3, block_size=16), 512, lambda size: size, FakeDevice()
+            LoadSpec(model_id="m", slots=3, block_size=16), 512, lambda size: size, Cpu(), FREE
         )
         assert limits.num_blocks == 3 * 32 + 1
         assert (limits.max_total_tokens, limits.max_input_tokens) == (512, 511)
 
     def test_scarce_memory_shortens_the_longest_sequence(self) -> None:
-        limits = choose_limits(LoadSpec(model_id="m"), 2048, lambda size: 10_000 * size // 16, FakeDevice())
+        limits = choose_limits(LoadSpec(model_id="m"), 2048, lambda size: 10_000 * size // 16, Cpu(), FREE)
         assert limits.num_blocks == 40  # 40 % of 1 MB in blocks of 10 kB
         assert limits.max_total_tokens == 39 * 16
 
     def test_what_was_asked_for_is_not_shortened(self) -> None:
         with pytest.raises(ValueError, match="max_total_tokens"):
             choose_limits(
-                LoadSpec(model_id="m", max_total_tokens=2048), 2048, lambda size: 10_000, FakeDevice()
+                LoadSpec(model_id="m", max_total_tokens=2048), 2048, lambda size: 10_000, Cpu(), FREE
             )
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import moe
+from models import kernels, moe
 from models.families import TRANSFORMERS
 from models.load import load
 from models.step import LoadSpec
@@ -68,7 +68,7 @@ def test_a_token_gets_the_weighted_sum_of_its_experts(
     transposed: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One expert at a time, two, or all at once."""
-    monkeypatch.setattr(moe, "ROWS", rows)
+    monkeypatch.setattr(kernels, "ROWS", rows)
     experts = Experts(transposed=transposed)
     hidden, index, weights = routed(9)
     out = moe.dense_experts(experts, hidden, index, weights)

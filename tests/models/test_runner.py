@@ -12,10 +12,10 @@ import torch
 
 from models.captured import Eager, Programs
 from models.load import load
-from models.plan import Bucket
+from models.plan import PHASES, Bucket
 from models.runner import PagedRunner
 from models.step import LoadSpec, Outcome, Row, Step
-from tests.models.drive import Reference, drive, quiet, runner_of, sequence
+from tests.models.drive import Driver, Reference, drive, quiet, runner_of, sequence
 from tests.support import tiny
 
 Maker = Callable[[str], Path]
@@ -113,3 +113,31 @@ def test_close_frees_the_pools(model_of: Maker) -> None:
     with pytest.raises(KeyError):
         runner.launch(Step(runner.plan.decode(1, 1), (row([], [1]),)))
     assert not [name for name, _ in runner._parts.forward.model.named_buffers() if name.endswith("_cache")]
+
+
+class TestGrowth:
+    @pytest.fixture
+    def growing(self, model_of: Maker) -> PagedRunner:
+        limits = {"slots": 4, "max_total_tokens": 128, "prefill_chunk": 32, "graphs": 10, "dtype": "float64"}
+        runner = load(LoadSpec(model_id=str(model_of("llama")), ready_buckets=3, **limits), quiet)  # type: ignore[arg-type]
+        runner.warm_up(quiet)
+        return runner
+
+    def test_the_first_buckets_cover_every_step(self, growing: PagedRunner) -> None:
+        assert len(growing.plan) == 3 and len(growing.whole) == 10
+        for phase in PHASES:
+            assert growing.plan.fits(phase, *growing.plan.limits.most(phase))
+
+    def test_it_serves_while_it_grows_and_writes_the_same(self, growing: PagedRunner) -> None:
+        driver = Driver(growing)
+        seen, texts = [], []
+        for _ in range(9):
+            text = sequence(range(5, 25), 8)
+            driver.run([text])
+            texts.append(text.output)
+            growing.grow(lambda stage, done, total: seen.append((stage, done, total)))
+            driver.scheduler.plan = growing.plan
+            assert growing.compilations == 0
+        assert texts == texts[:1] * 9
+        assert seen == [("warm-up", done, 10) for done in range(4, 11)]
+        assert growing.plan.digest == growing.whole.digest

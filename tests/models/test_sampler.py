@@ -549,7 +549,7 @@ class TestHistory:
         chooser = sampler(6)
         opened(chooser, 1, Sampling(logit_bias=((0, 1.0),)), prompt=[3], output=[4, 4])
         opened(chooser, 1, Sampling(logit_bias=((1, 2.0),)), prompt=[5, 2], output=[2])
-        assert chooser.history.seen[1].tolist() == [0, 0, 3, 0, 0, 1]
+        assert chooser.history.seen.view(-1, 6)[1].tolist() == [0, 0, 3, 0, 0, 1]
         assert chooser.history.bias[1].tolist() == [0, 2, 0, 0, 0, 0]
         assert chooser.history.seen[[0, 2, 3, 4]].sum() == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from models.environment import LAZY, has_lazy_mode
 from worker.card import Kind
 from worker.discovery import GAUDI_PLUGIN
 from worker.doctor.finding import Finding, error, ok, warning
@@ -31,8 +32,6 @@ CELERY = (5, 7)
 EXTRA: dict[Kind, str] = {"hpu": "gaudi", "cuda": "cuda", "cpu": "cpu"}
 
 GAUDI_IMAGE = "Use one of Intel's images for Ubuntu 24.04, whose torch pip must never replace."
-LAZY_FORKS = ("git", "hpu")
-"""How the local part of the version begins of those builds of torch that have the lazy mode."""
 DEVICE_PREFIXES = ("HABANA_", "HLS_", "PT_HPU_", "CUDA_", "NVIDIA_")
 
 
@@ -116,16 +115,17 @@ def environment(machine: Machine) -> Iterator[Finding]:
 
 
 def _lazy_mode(machine: Machine) -> Iterator[Finding]:
-    mode, torch = machine.variables.get("PT_HPU_LAZY_MODE", ""), machine.versions.get("torch", "")
-    if mode not in ("0", "1"):
-        text = f"PT_HPU_LAZY_MODE is {mode!r}." if mode else "PT_HPU_LAZY_MODE is not set."
-        remedy = (
-            "Set it to 0 (torch.compile) or 1 (HPU Graphs): libraries do not agree on what no answer means."
-        )
-        yield error("environment", text, remedy) if mode else warning("environment", text, remedy)
-    elif mode == "1" and torch and not torch.partition("+")[2].startswith(LAZY_FORKS):
-        text = f"PT_HPU_LAZY_MODE=1 needs Intel's own build of torch, and torch {torch} is none."
-        yield error("environment", text, "Set PT_HPU_LAZY_MODE=0.")
+    """What PT_HPU_LAZY_MODE says; unset, the launcher chooses what this torch has."""
+    mode, torch = machine.variables.get(LAZY, ""), machine.versions.get("torch", "")
+    if mode not in ("", "0", "1"):
+        remedy = "Unset it, or set it to 0 (torch.compile) or 1 (HPU Graphs)."
+        yield error("environment", f"{LAZY} is {mode!r}.", remedy)
+    elif mode == "1" and torch and not has_lazy_mode(torch):
+        text = f"{LAZY}=1 needs Intel's own build of torch, and torch {torch} is none."
+        yield error("environment", text, f"Unset it, or set {LAZY}=0.")
+    elif torch:
+        lazy = mode == "1" or (not mode and has_lazy_mode(torch))
+        yield ok("environment", f"Engines will use {'HPU Graphs' if lazy else 'torch.compile'}.")
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from gateway import durability
-from tests.support.mutants import broken, without_resync
+from tests.support.mutants import broken
 from wire import commands, open, queue
-from worker.clerk import Clerk
-from worker.deliveries import Deliveries
 from worker.reconciler import Reconciler
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
@@ -44,12 +42,6 @@ def attribute(owner: Any, name: str, value: Any) -> Mutant:
     return lambda monkeypatch: monkeypatch.setattr(owner, name, value, raising=False)
 
 
-def _no_restore(self: Clerk, pairs: Any) -> dict[Any, Any]:
-    for assignment, _ in pairs:
-        assignment.connection = self._pipeline.number
-    return {}
-
-
 MUTANTS: dict[str, Mutant] = {
     # The queue and its owners
     "a reaper does not look at the lease": queue_script(queue, "_REAP", "'-inf', now)", "'-inf', '+inf')"),
@@ -59,8 +51,6 @@ MUTANTS: dict[str, Mutant] = {
     "a pop that does not write down what it takes": queue_script(
         queue, "POP", "redis.call('HSET', unacked(boot)", "redis.call('HSET', 'nowhere'"
     ),
-    "a lost reply is not looked for": without_resync,
-    "an ack that Redis lost is told again": attribute(Deliveries, "asked", lambda self: None),
     # The ledger
     "a claim without a start marker": ledger_scripts("\nmark(attempt, n)\nredis.call", "\nredis.call"),
     "a claim of what has ended": ledger_scripts(
@@ -68,8 +58,6 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a stop of what has ended": ledger_scripts("if TERMINAL[get('state')] or not due", "if not due"),
     "an end without an expiry": ledger_scripts("redis.call('PEXPIRE', KEYS[2], keep)", ""),
-    # The worker
-    "no reappend after a reconnect": attribute(Clerk, "_restore", _no_restore),
     # The reconciler
     "no reconciler": attribute(Reconciler, "turn", lambda self: 0),
     "a reconciler that does not look at queues": queue_script(
@@ -77,9 +65,6 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a reconciler that does not look at unacked messages": queue_script(
         open, "_UNHELD", "if not doubtful then return unheld end", "if true then return unheld end"
-    ),
-    "a reconciler that does not look at owners": queue_script(
-        open, "_UNHELD", "boot ~= '' and redis.call('ZSCORE', LIVE, boot)", "false"
     ),
     # Readers and gateways
     "a wait for the replica that is repeated": attribute(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,9 +39,13 @@ class Watched:
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Short pauses; and SIGQUIT as it was: a shell can trap no signal that is ignored when it begins, as after `&`."""
     monkeypatch.setattr(child_module, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(module, "TICK", 0.01)
+    before = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGQUIT, before)
 
 
 def test_a_refused_setting_ends_them_all(tmp_path: Path) -> None:

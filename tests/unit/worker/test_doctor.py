@@ -145,18 +145,20 @@ def test_the_ranges_are_those_of_the_package() -> None:
 
 def test_the_environment() -> None:
     given = {"PT_HPU_LAZY_MODE": "0", "HABANA_LOGS": "/tmp/logs", "HOME": "/root"}
-    (only,) = software.environment(machine("hpu", ON_GAUDI, variables=given))
-    assert only.level == "ok" and only.text == "Set for devices: HABANA_LOGS=/tmp/logs, PT_HPU_LAZY_MODE=0."
-    for variables, versions, level, part in (
-        ({}, ON_GAUDI, "warning", "PT_HPU_LAZY_MODE is not set."),
-        ({"PT_HPU_LAZY_MODE": "yes"}, ON_GAUDI, "error", "PT_HPU_LAZY_MODE is 'yes'."),
-        ({"PT_HPU_LAZY_MODE": "1"}, ON_GAUDI, "error", "needs Intel's own build of torch"),
-        (LAZY | {"HLS_MODULE_ID": "3"}, ON_GAUDI, "warning", "HLS_MODULE_ID=3 sends every engine"),
+    first, mode = software.environment(machine("hpu", ON_GAUDI, variables=given))
+    assert first.level == "ok" and first.text == "Set for devices: HABANA_LOGS=/tmp/logs, PT_HPU_LAZY_MODE=0."
+    assert mode.level == "ok" and mode.text == "Engines will use torch.compile."
+    for variables, level, part in (
+        ({"PT_HPU_LAZY_MODE": "yes"}, "error", "PT_HPU_LAZY_MODE is 'yes'."),
+        ({"PT_HPU_LAZY_MODE": "1"}, "error", "needs Intel's own build of torch"),
+        (LAZY | {"HLS_MODULE_ID": "3"}, "warning", "HLS_MODULE_ID=3 sends every engine"),
     ):
-        ((found, text),) = bad(software.environment(machine("hpu", versions, variables=variables)))
+        ((found, text),) = bad(software.environment(machine("hpu", ON_GAUDI, variables=variables)))
         assert found == level and part in text
     fork = ON_GAUDI | {"torch": "2.6.0+git0abcdef"}
-    assert bad(software.environment(machine("hpu", fork, variables={"PT_HPU_LAZY_MODE": "1"}))) == []
+    for variables in ({}, {"PT_HPU_LAZY_MODE": "1"}):
+        _, mode = software.environment(machine("hpu", fork, variables=variables))
+        assert mode.level == "ok" and mode.text == "Engines will use HPU Graphs."
     assert bad(software.environment(machine("cpu", variables={}))) == []
 
 

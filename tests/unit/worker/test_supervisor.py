@@ -92,6 +92,23 @@ def test_an_engine_is_started_and_serves(clock: Clock) -> None:
     assert engines[0].killed
 
 
+def test_what_is_warmed_up_beside_serving_is_told_until_it_is_there(clock: Clock) -> None:
+    supervisor, engines = made()
+    supervisor.turn()
+    for done in (16, 17):
+        engines[0].child.send(Progress(stage="warm-up", done=done, total=20))
+        if done == 16:
+            engines[0].child.send(READY)
+        supervisor.turn()
+        supervisor.turn()
+        assert (supervisor.state, supervisor.stage) == ("serving", "warm-up")
+        assert supervisor.progress == done / 20
+    engines[0].child.send(Progress(stage="warm-up", done=20, total=20))
+    supervisor.turn()
+    assert (supervisor.state, supervisor.stage, supervisor.progress) == ("serving", "", 1.0)
+    supervisor.stop(0)
+
+
 def silent(engine: Socket) -> None:
     engine.beat.late = 2.0
 
