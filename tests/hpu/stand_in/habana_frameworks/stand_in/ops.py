@@ -47,7 +47,7 @@ def _sdpa_shapes(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, T
 
 
 def _norm_shapes(x: Tensor, gamma: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=reference.wide(x.dtype))
+    return torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
 
 
 def _like_first(x: Tensor, *rest: Any, **more: Any) -> Tensor:

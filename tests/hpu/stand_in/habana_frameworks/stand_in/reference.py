@@ -112,7 +112,7 @@ def rms_norm(x: Tensor, gamma: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         x.dtype == gamma.dtype, f"rms_norm takes data and gamma of one dtype, not {x.dtype} and {gamma.dtype}"
     )
     check(gamma.shape == x.shape[-1:], "gamma has another length than the last dimension")
-    numbers = x.to(wide(x.dtype))
+    numbers = x.float()  # whatever its dtype
     inverse = torch.rsqrt(numbers.pow(2).mean(-1, keepdim=True) + eps)
     return gamma * (numbers * inverse).to(x.dtype), inverse
 

@@ -209,8 +209,9 @@ class Time:
     def _over(self, past: Known) -> None:
         _merge(self.host, past)
         arrived = [copy for copy in self._copies if self.host.get(copy.when.stream, 0) >= copy.when.now]
-        for copy in arrived:
-            copy.to.copy_(copy.values)
+        with torch.inference_mode():  # in which any tensor may be written
+            for copy in arrived:
+                copy.to.copy_(copy.values)
         self._copies = [copy for copy in self._copies if copy not in arrived]
 
     def _check(self, stamps: dict[int, Stamp], addresses: Iterable[int], what: str) -> None:

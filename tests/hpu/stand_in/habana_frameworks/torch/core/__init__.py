@@ -11,6 +11,7 @@ from ...stand_in.settings import LAST_LAZY, SETTINGS, check_latch
 from ..utils.internal import lazy_only
 
 _closures: list[Callable[[], Any]] = []
+_entered = False
 
 
 @lazy_only
@@ -35,9 +36,11 @@ def add_step_closure(closure: Callable[..., Any], args: Sequence[Any] = ()) -> N
 
 
 def _enter(model: Any = None) -> None:
-    """RuntimeError if anything is on the card already."""
-    if MEMORY.in_use:
+    """RuntimeError if it is set for the first time and there is something on the card already."""
+    global _entered
+    if MEMORY.in_use and not _entered:
         raise RuntimeError("the inference environment must be set before the model is moved to hpu")
+    _entered = True
 
 
 def _initialize(
