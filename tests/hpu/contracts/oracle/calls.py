@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def theirs_of(variant: str, folder: Path) -> tuple[list[Call], Tensor]:
     """The same tokens through optimum-habana's own class."""
     kind: Any = AutoModelForCausalLM
     if variant == "deepseek_v3":  # the registry keeps transformers' own
-        from optimum.habana.transformers.models import DeepseekV3ForCausalLM as kind
+        kind = import_module("optimum.habana.transformers.models").DeepseekV3ForCausalLM
     # eager: its Mixtral would otherwise pass no mask, and expect `generate` to.
     model = kind.from_pretrained(folder, torch_dtype=torch.float32, attn_implementation="eager")
     model = model.eval().to("hpu")
