@@ -1,0 +1,114 @@
+"""The engine on the stand-in: what the CPU serves, token by token, and nothing compiled, read or left to the host.
+
+`python -m tests.hpu.contracts.engine FOLDER` on a machine of tests/hpu/profiles.py prints what it saw as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.step import Pending, Sampling, Step
+from tests.models.drive import Driver, quiet, runner_of, sequence
+from tests.models.test_exactness import NEW, prompts
+from worker.sequence import Sequence
+
+LIMITS: dict[str, Any] = {"slots": 2, "graphs": 4, "layout": "flat", "block_size": 16}
+"""Few programs, for Dynamo traces each of them; ten sequences share two slots all the same."""
+WISHES = (
+    Sampling(),
+    Sampling(seed=7, do_sample=True, temperature=0.7, top_p=0.9),
+    Sampling(seed=8, do_sample=True, top_k=5, repetition_penalty=1.3, typical_p=0.8, top_n=3),
+    Sampling(frequency_penalty=0.5, presence_penalty=-0.3, logit_bias=((9, 2.5), (11, -100.0))),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a test asks of one run on the stand-in."""
+
+    compilations: int
+    """As the runner counts them."""
+    new_recipes: int
+    first_launches: int
+    fallbacks: dict[str, int]
+    syncs: dict[str, int]
+    copies_out: int
+    wanted: int
+    """What the steps were to give: the tokens of one are one copy, and so are its scores."""
+    tokens_equal: bool
+    """To the CPU's, of every sequence."""
+    furthest: float
+    """The largest difference of a log-probability from the CPU's."""
+    strategy: str
+
+
+class Counted:
+    """Counts what steps are to give."""
+
+    def __init__(self, launch: Callable[[Step], Pending]) -> None:
+        self._launch = launch
+        self.wanted = 0
+
+    def __call__(self, step: Step) -> Pending:
+        self.wanted += any(row.sample for row in step.rows) + (step.bucket.phase == "score")
+        return self._launch(step)
+
+
+def crowd() -> list[Sequence]:
+    """Ten sequences of every kind of wish, some to be scored."""
+    return [
+        sequence(prompt, NEW, WISHES[index % len(WISHES)], prompt_logprobs=index % 3 == 2)
+        for index, prompt in enumerate(prompts())
+    ]
+
+
+def served(runner: Any) -> tuple[list[list[int]], list[float]]:
+    """All tokens, and all numbers that came with them."""
+    driver, sequences = Driver(runner), crowd()
+    driver.run(sequences, joins=lambda index: 3 * index)
+    numbers = [number for each in sequences for number in (*driver.logprobs[each], *each.scores)]
+    return [list(each.output) for each in sequences], numbers
+
+
+def warm(folder: Path, device: str) -> Any:
+    """A runner whose whole plan is warmed up."""
+    runner = runner_of(folder, device=device, **LIMITS)
+    while len(runner.plan) < len(runner.whole):
+        runner.grow(quiet)
+    return runner
+
+
+def run(folder: Path) -> Seen:
+    """Serve the crowd on the CPU, then on the card with its ledger sealed."""
+    tokens, numbers = served(warm(folder, "cpu"))
+    runner = warm(folder, "hpu")
+    from habana_frameworks.stand_in import LEDGER
+
+    counted = runner.launch = Counted(runner.launch)
+    before = LEDGER.recipes, LEDGER.cold, LEDGER.fallbacks.copy(), LEDGER.syncs.copy(), LEDGER.copies_out
+    with LEDGER.sealed():
+        got, seen = served(runner)
+    return Seen(
+        compilations=runner.compilations,
+        new_recipes=LEDGER.recipes - before[0],
+        first_launches=LEDGER.cold - before[1],
+        fallbacks=dict(LEDGER.fallbacks - before[2]),
+        syncs=dict(LEDGER.syncs - before[3]),
+        copies_out=LEDGER.copies_out - before[4],
+        wanted=counted.wanted,
+        tokens_equal=got == tokens,
+        furthest=max(abs(a - b) for a, b in zip(numbers, seen, strict=True)),
+        strategy=runner._parts.device.info()["strategy"],
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(asdict(run(Path(sys.argv[1])))))

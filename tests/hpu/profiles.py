@@ -1,0 +1,57 @@
+"""The two machines that the stand-in plays, and how a process is started on one of them.
+
+A process has one for its life: the plugin is latched when it is imported, and torch's device is named once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+STAND_IN = Path(__file__).parent / "stand_in"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A release of Intel's software in a mode that it has."""
+
+    name: str
+    release: str
+    """Which metadata of `habana-torch-plugin` is installed."""
+    lazy: bool
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """This process's environment with the plugin in it, and what else is given."""
+        path = [str(ROOT), str(STAND_IN), str(STAND_IN / "releases" / self.release)]
+        said = {"PYTHONPATH": os.pathsep.join(path), "PT_HPU_LAZY_MODE": str(int(self.lazy))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HLS_", "HABANA_", "PT_"))
+        }
+        return kept | said | {"OMP_NUM_THREADS": "1"} | more
+
+    def run(
+        self, *arguments: str, timeout: float = 120, python: str = sys.executable, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Python with these arguments on that machine, to its end."""
+        return subprocess.run(
+            [python, *arguments],
+            cwd=ROOT,
+            env=self.environment(**environment),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+LAZY = Profile("lazy", "1.22", lazy=True)
+COMPILE = Profile("compile", "1.24", lazy=False)
+PROFILES = (LAZY, COMPILE)

@@ -1,0 +1,1 @@
+"""torch.compile, without lazy mode."""

@@ -1,0 +1,1 @@
+"""The plugin's insides, as far as anybody uses them."""
