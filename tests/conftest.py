@@ -1,8 +1,9 @@
-"""A real Redis for whoever asks: one server per test run, one empty database per test."""
+"""For whoever asks: a real Redis, one server per test run, one empty database per test; tiny models in folders."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -25,3 +26,18 @@ def redis_url(redis_server: EmbeddedServer) -> str:
     with Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a tiny model of that variant, made once."""
+    from tests.support import tiny  # it imports torch
+
+    made: dict[str, Path] = {}
+
+    def make(variant: str) -> Path:
+        if variant not in made:
+            made[variant] = tiny.make(tmp_path_factory.mktemp(variant), variant)
+        return made[variant]
+
+    return make

@@ -13,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = Path(__file__).parent / "stand_in"
+WITHIN = 600.0
+"""Seconds for any process: nothing takes so long when all is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +37,15 @@ class Profile:
         }
         return kept | said | {"OMP_NUM_THREADS": "1"} | more
 
-    def run(
-        self, *arguments: str, timeout: float = 120, python: str = sys.executable, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Python with these arguments on that machine, to its end."""
         return subprocess.run(
-            [python, *arguments],
+            [sys.executable, *arguments],
             cwd=ROOT,
             env=self.environment(**environment),
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=WITHIN,
         )
 
     def __str__(self) -> str:

@@ -20,15 +20,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWa
 
 STRATEGIES = {LAZY: "HPU Graphs", COMPILE: "torch.compile"}
 OFTEN = {"llama", "mixtral"}
-FIRSTS = {next(name for name in SERVED if tiny.VARIANTS[name][0] == kind) for kind, _ in tiny.VARIANTS.values()
-          if any(tiny.VARIANTS[name][0] == kind for name in SERVED)}
+FIRSTS = {
+    next(name for name in SERVED if tiny.VARIANTS[name][0] == kind)
+    for kind, _ in tiny.VARIANTS.values()
+    if any(tiny.VARIANTS[name][0] == kind for name in SERVED)
+}
 """One of each family."""
 
 
 def cases() -> list[Any]:
     """Every variant with HPU Graphs; with torch.compile, which traces for long, each family and each mechanism."""
     return [
-        pytest.param(variant, profile, marks=() if variant in OFTEN else pytest.mark.full, id=f"{variant}-{profile}")
+        pytest.param(
+            variant, profile, marks=() if variant in OFTEN else pytest.mark.full, id=f"{variant}-{profile}"
+        )
         for profile in PROFILES
         for variant in SERVED
         if profile.lazy or variant in OFTEN | FIRSTS | EVERY_TIME
@@ -41,7 +46,13 @@ def test_the_card_serves_what_the_cpu_serves_and_is_never_surprised(
 ) -> None:
     folder = str(model_of(variant))
     ran = profile.run(
-        "-W", "ignore", "-m", "tests.hpu.contracts.engine", folder, timeout=600, HPU_STAND_IN_LOCKS=str(tmp_path)
+        "-W",
+        "ignore",
+        "-m",
+        "tests.hpu.contracts.engine",
+        folder,
+        within=600,
+        HPU_STAND_IN_LOCKS=str(tmp_path),
     )
     assert ran.returncode == 0, ran.stderr[-4000:]
     seen = json.loads(ran.stdout.splitlines()[-1])

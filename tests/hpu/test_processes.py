@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hpu.profiles import COMPILE, LAZY, PROFILES, ROOT, Profile
 from sagrada.embedded import free_port
+from tests.hpu.profiles import COMPILE, LAZY, PROFILES, ROOT, Profile
 
 TAKE = """
 import os, sys

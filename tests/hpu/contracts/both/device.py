@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-
 from habana_frameworks.stand_in import LEDGER, Unsealed
 
 
@@ -25,14 +26,15 @@ def test_what_is_computed_is_what_the_host_computes(dtype: torch.dtype) -> None:
 
 def test_the_hosts_tensors_do_not_mix_with_the_cards() -> None:
     there = torch.ones(2, 3, device="hpu")
-    for mixed in (
+    ways: tuple[Callable[[], torch.Tensor], ...] = (
         lambda: there + torch.ones(2, 3),
         lambda: there @ torch.ones(3, 2),
         lambda: there.index_select(0, torch.tensor([0])),
         lambda: torch.cat([there, torch.ones(2, 3)]),
         lambda: torch.where(there > 0, torch.ones(2, 3), there),
         lambda: there.index_copy_(0, torch.tensor([0], device="hpu"), torch.ones(1, 3)),
-    ):
+    )
+    for mixed in ways:
         with pytest.raises(RuntimeError, match="same device"):
             mixed()
     assert (there + torch.tensor(1.0)).sum().item() == 12  # a number in a tensor is a number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from habana_frameworks.stand_in import LEDGER, Unsealed
 from habana_frameworks.torch.hpu.metrics import (
     MetricNotFound,

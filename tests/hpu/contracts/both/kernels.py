@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from habana_frameworks.stand_in import SETTINGS
 from habana_frameworks.torch.hpex.kernels import (
     FusedSDPA,
@@ -19,6 +17,7 @@ from habana_frameworks.torch.hpex.kernels import (
     apply_rotary_pos_emb,
 )
 from habana_frameworks.torch.hpex.normalization import FusedRMSNorm
+from torch import Tensor
 
 ops: Any = torch.ops.hpu
 sdpa: Callable[..., Tensor] = FusedSDPA.apply

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from habana_frameworks.stand_in import SETTINGS
 
 hpu: Any = torch.hpu  # type: ignore[attr-defined]

@@ -6,11 +6,10 @@ import importlib
 from importlib.metadata import version
 from typing import Any
 
-import pytest
-import torch
-
 import habana_frameworks.torch as htorch
 import habana_frameworks.torch.core as htcore
+import pytest
+import torch
 from habana_frameworks.stand_in import SETTINGS
 
 hpu: Any = torch.hpu  # type: ignore[attr-defined]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import habana_frameworks.torch.core as htcore
 import pytest
 import torch
-
-import habana_frameworks.torch.core as htcore
 from habana_frameworks.stand_in import LEDGER
 
 hpu: Any = torch.hpu  # type: ignore[attr-defined]

@@ -7,14 +7,13 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-import torch
-from torch import Tensor
-
 import habana_frameworks.torch.core as htcore
 import habana_frameworks.torch.internal.bridge_config as bc
+import pytest
+import torch
 from habana_frameworks.stand_in import LEDGER, Unsealed
 from habana_frameworks.torch.utils.internal import is_lazy
+from torch import Tensor
 
 hpu: Any = torch.hpu  # type: ignore[attr-defined]
 
@@ -41,7 +40,7 @@ def test_there_are_no_graphs(name: str) -> None:
 def test_a_step_does_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert htcore.iter_mark_step() is None  # type: ignore[func-returns-value]
+            assert htcore.iter_mark_step() is None
     assert [record.message for record in caplog.records if "iter_mark_step" in record.message] == [
         "iter_mark_step is for lazy mode only: it does nothing"
     ]

@@ -7,12 +7,11 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import habana_frameworks.torch.core as htcore
 import pytest
 import torch
-from torch import Tensor
-
-import habana_frameworks.torch.core as htcore
 from habana_frameworks.stand_in import LEDGER
+from torch import Tensor
 
 hpu: Any = torch.hpu  # type: ignore[attr-defined]
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import habana_frameworks.torch.core as htcore
 import pytest
 import torch
-
-import habana_frameworks.torch.core as htcore
 from habana_frameworks.stand_in import LEDGER
 from habana_frameworks.torch.utils.internal import is_lazy
 
@@ -23,7 +22,7 @@ def test_the_mode_is_lazy_and_has_graphs() -> None:
 def test_mark_step_takes_its_own_arguments_alone() -> None:
     htcore.mark_step("hpu", sync=True)
     with pytest.raises(TypeError):
-        htcore.mark_step(wait=True)  # type: ignore[call-arg]
+        htcore.mark_step(wait=True)
 
 
 def test_torch_compile_is_refused() -> None:

@@ -18,9 +18,10 @@ class Scaled(nn.Module):
         super().__init__()
         self.traced = 0
 
-    def forward(self, x: Tensor, by: object = 2) -> Tensor:
+    def forward(self, x: Tensor, by: Any = 2) -> Tensor:
         self.traced += 1
-        return x * by
+        out: Tensor = x * by
+        return out
 
 
 def wrapped(**options: Any) -> Any:

@@ -59,7 +59,8 @@ class Signature:
 def signature_of(op: Any) -> Signature:
     """Of one overload."""
     places: dict[frozenset[str], int | str] = {}
-    writes, outs = [], set()
+    writes: list[int | str] = []
+    outs: set[int | str] = set()
     looks = False
     for place, argument in enumerate(op._schema.arguments):
         if (alias := argument.alias_info) is None:
@@ -218,17 +219,16 @@ def _grow(
 
 
 def _save(written: list[Any]) -> Saved | None:
-    """Keep what is about to be overwritten and will have to be put back, because nothing is to be launched."""
+    """Keep what is about to be overwritten and put back, for nothing is launched; the caller's to restore, or None."""
     tape, alone = CAPTURING.tape, Saved()
     if tape is not None:
         saved = tape.saved if tape.dry else None
-    elif COMPILER.compile_only:
-        saved = GATHERING.region or alone
     else:
-        return None
-    for card in tensors(written) if saved else ():
-        saved.keep(card)
-    return saved if saved is alone else None
+        saved = (GATHERING.region or alone) if COMPILER.compile_only else None
+    if saved is not None:
+        for card in tensors(written):
+            saved.keep(card)
+    return alone if saved is alone else None
 
 
 def garble(host: Tensor) -> None:
@@ -279,7 +279,7 @@ def made(host: Tensor) -> Tensor:
 
 
 def collect(name: str, kernel: Callable[..., Any], written: list[Tensor], read: list[Tensor]) -> None:
-    """Run a collective: an operation whose numbers come from elsewhere; lazy mode captures none unless it is told to."""
+    """Run a collective, whose numbers come from elsewhere; lazy mode captures none unless it is told to."""
     ready()
     if SETTINGS.lazy and not SETTINGS.lazy_collectives:
         CAPTURING.forbid(f"{name}, a collective that is not lazy (PT_HPU_ENABLE_LAZY_COLLECTIVES),")

@@ -22,8 +22,8 @@ _LINE = 128
 
 _pointer: Any = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype, _pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-_export: Any = torch._C._to_dlpack  # type: ignore[attr-defined]
-_import: Any = torch._C._from_dlpack  # type: ignore[attr-defined]
+_export: Any = torch._C._to_dlpack
+_import: Any = torch._C._from_dlpack
 _HOST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 

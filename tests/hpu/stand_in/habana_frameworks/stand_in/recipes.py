@@ -1,7 +1,7 @@
 """The compiler: what the card runs is a recipe, known by its operations, their shapes, dtypes and Python numbers.
 
-Lazy mode gathers operations until somebody needs them or says `mark_step`; without it each one outside a compiled region
-is a recipe of its own. A recipe is never of more than one shape.
+Lazy mode gathers operations until somebody needs them or says `mark_step`; without it each one outside a compiled
+region is a recipe of its own. A recipe is never of more than one shape.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Graph:
         return tuple(self._nodes)
 
     def describe(self, value: object) -> Hashable:
-        """What of an argument the compiler specialises on; a number is part of the recipe, as is one in a CPU tensor."""
+        """What of an argument the compiler specialises on: a number is part of the recipe, in a CPU tensor too."""
         if isinstance(value, Tensor):
             if not is_card(value):
                 return ("number", str(value.dtype), repr(value.item()))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +46,7 @@ class HPUGraph:
         flush()
         self._tape.replay()
 
-    def replayV2(  # noqa: N802
+    def replayV2(
         self, static_tlist: Sequence[Tensor], tlist: Sequence[Tensor], asynchronous: bool = False
     ) -> None:
         """Replay with `tlist` in place of the tensors of `static_tlist`."""
@@ -55,7 +54,7 @@ class HPUGraph:
             static.copy_(given)
         self.replay(asynchronous)
 
-    def replayV3(self, tlistI: Sequence[Tensor], asynchronous: bool = False) -> None:  # noqa: N802, N803
+    def replayV3(self, tlistI: Sequence[Tensor], asynchronous: bool = False) -> None:
         """Replay with these in place of the user's inputs, all of them in their order."""
         self.replayV2(self._inputs, tlistI, asynchronous)
 
@@ -86,7 +85,7 @@ class HPUGraph:
         self._tape = None
 
 
-class graph:  # noqa: N801
+class graph:
     """Capture what runs within it, on a stream of its own."""
 
     default_capture_stream: Stream | None = None

@@ -7,12 +7,12 @@ from enum import IntEnum
 from ...stand_in import SETTINGS
 
 
-class synDeviceType(IntEnum):  # noqa: N801  Habana's name
+class synDeviceType(IntEnum):
     """Generations of Gaudi, by the driver's names."""
 
-    synDeviceGaudi = 1  # noqa: N815
-    synDeviceGaudi2 = 4  # noqa: N815
-    synDeviceGaudi3 = 5  # noqa: N815
+    synDeviceGaudi = 1
+    synDeviceGaudi2 = 4
+    synDeviceGaudi3 = 5
 
 
 _TYPES = {

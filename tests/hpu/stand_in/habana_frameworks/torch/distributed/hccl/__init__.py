@@ -9,18 +9,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C import _distributed_c10d as c10d
 from torch.futures import Future
 
 from ....stand_in.dispatch import collect
 
 _Kernel = Callable[..., Any]
+_c10d: Any = torch._C._distributed_c10d
 
 
 def initialize_distributed_hpu(
     world_size: int | None = None, rank: int | None = None, local_rank: int | None = None
 ) -> tuple[int, int, int]:
-    """(world size, rank, local rank), from the arguments or the launcher's environment; also names the module to take."""
+    """(world size, rank, local rank) by the arguments or the launcher's environment; names the module to take, too."""
     size = _first(world_size, "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", 1)
     own = _first(rank, "RANK", "OMPI_COMM_WORLD_RANK", 0)
     local = _first(local_rank, "LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", own)
@@ -39,10 +39,10 @@ class _Hccl(dist.ProcessGroup):
     """A group of cards."""
 
     def __init__(self, rank: int, size: int, gloo: Any) -> None:
-        super().__init__(rank, size)
+        super().__init__(rank, size)  # type: ignore[call-arg]
         self._gloo = gloo
 
-    def getBackendName(self) -> str:  # noqa: N802
+    def getBackendName(self) -> str:
         """What it is called."""
         return "hccl"
 
@@ -53,14 +53,14 @@ class _Hccl(dist.ProcessGroup):
         collect(f"hccl::{name}", kernel, written, read)
         future: Future[list[Tensor]] = Future()
         future.set_result(written)
-        return c10d._create_work_from_future(future)
+        return _c10d._create_work_from_future(future)
 
-    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> Any:
+    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> Any:  # type: ignore[override]
         """The sum, or what `opts` says, everywhere."""
         opts = opts or dist.AllreduceOptions()
         return self._run("allreduce", lambda to, _: self._gloo.allreduce(to, opts), tensors, [])
 
-    def broadcast(self, tensors: list[Tensor], opts: Any = None) -> Any:
+    def broadcast(self, tensors: list[Tensor], opts: Any = None) -> Any:  # type: ignore[override]
         """One rank's, everywhere."""
         opts = opts or dist.BroadcastOptions()
         return self._run("broadcast", lambda to, _: self._gloo.broadcast(to, opts), tensors, [])
@@ -78,7 +78,9 @@ class _Hccl(dist.ProcessGroup):
     def _gather(self, written: list[Tensor], read: list[Tensor]) -> Any:
         return self._gloo.allgather([list(written[0].chunk(self.size()))], read)
 
-    def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> Any:
+    def allgather(  # type: ignore[override]
+        self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None
+    ) -> Any:
         """All ranks', in a list."""
         return self._run("allgather", lambda to, of: self._gloo.allgather([to], of), outputs[0], inputs)
 
@@ -88,7 +90,7 @@ class _Hccl(dist.ProcessGroup):
 
 
 def _create(options: Any, more: Any) -> _Hccl:
-    gloo = c10d.ProcessGroupGloo(options.store, options.group_rank, options.group_size, options.timeout)
+    gloo = _c10d.ProcessGroupGloo(options.store, options.group_rank, options.group_size, options.timeout)
     group = _Hccl(options.group_rank, options.group_size, gloo)
     # A group keeps its name, by which a compiled graph finds it, in a backend of its own.
     group._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, gloo)
