@@ -32,7 +32,7 @@ def _split(module: Any, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return grouped[..., :-2, :].flatten(2, 3), grouped[..., -2, :], grouped[..., -1, :]
     if module.multi_query:
         heads = fused.view(*rows, -1, dim)
-        return heads[..., :-2, :], heads[..., [-2], :], heads[..., [-1], :]
+        return heads[..., :-2, :], heads[..., -2:-1, :], heads[..., -1:, :]
     heads = fused.view(*rows, -1, 3, dim)
     return heads[..., 0, :], heads[..., 1, :], heads[..., 2, :]
 

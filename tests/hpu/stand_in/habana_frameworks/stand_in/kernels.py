@@ -19,7 +19,7 @@ from .streams import TIME
 KEY = "PrivateUse1"
 LOOKING = ("as_strided", "view", "_reshape_alias", "unfold")
 """They give views; torch makes all others of them."""
-WHOLE = ("logsumexp", "scaled_dot_product_attention")
+WHOLE = ("constant_pad_nd", "logsumexp", "scaled_dot_product_attention")
 """What torch would take apart for a device that does not have them, into steps that no card would take."""
 
 aten: Any = torch.ops.aten
@@ -117,6 +117,13 @@ def local_scalar(card: Tensor) -> Any:
     return on_host(card).item()
 
 
+def unsafe_view(card: Tensor, size: Sequence[int]) -> Tensor:
+    """The last step of a product whose other form nobody keeps: the view is the tensor from then on."""
+    out: Tensor = as_is(aten.view.default, card, size)
+    MEMORY.rebase(out)
+    return out
+
+
 def _whole(op: Any) -> Any:
     def compute(*args: Any, **kwargs: Any) -> Any:
         return operate(op, *args, **kwargs)
@@ -143,6 +150,7 @@ def register() -> tuple[torch.library.Library, ...]:
         "_copy_from": copy_from,
         "_to_copy": to_copy,
         "_local_scalar_dense": local_scalar,
+        "_unsafe_view": unsafe_view,
         **{name: _view(getattr(aten, name).default) for name in LOOKING},
         **{name: _whole(getattr(aten, name).default) for name in WHOLE},
     }.items():

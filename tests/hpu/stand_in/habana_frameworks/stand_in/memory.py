@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,11 @@ class Memory:
         new = self.adopt(host)
         to: Any = torch.ops.aten.set_.source_Storage_storage_offset
         as_is(to, card, new.untyped_storage(), new.storage_offset(), new.shape, new.stride())
+
+    def rebase(self, card: Tensor) -> None:
+        """The allocation is this tensor's from now on."""
+        if (base := self._bases.get(address(card))) is not None:
+            self._bases[address(card)] = replace(base, shape=tuple(card.shape), stride=card.stride())
 
     def is_view(self, card: Tensor) -> bool:
         """Whether it looks at the allocation otherwise than the tensor that it was made for."""
