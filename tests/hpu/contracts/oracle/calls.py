@@ -24,6 +24,8 @@ from models.step import LoadSpec, Row
 from tests.models.drive import quiet
 from tests.support import tiny
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of optimum-habana and what it imports there are many
+
 IDS = (5, 9, 17, 33, 64, 128, 200, 7)
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
