@@ -7,8 +7,6 @@ looks at memory, makes it or moves it has a kernel of its own. The numbers are t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from .card import SEAT
 from .ledger import LEDGER
 from .memory import MEMORY, address, as_is, is_card, on_host
 from .recipes import COMPILER, GATHERING, Graph, Saved
+from .schema import Signature, argument, numbered, signature_of
 from .settings import SETTINGS, check_latch
 from .streams import TIME, poison
 
@@ -33,59 +32,7 @@ DYNAMIC = frozenset(
 WAITING = frozenset({"aten::equal", "aten::is_nonzero"})
 """They give the host a number."""
 
-TAKE_NUMBERS = frozenset({"add", "div", "mul", "sub"})
-"""Operations to which torch lets a Python number be passed where their schema says Tensor, as it passes them to us."""
-
 _INT32 = torch.iinfo(torch.int32)
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What an operation's schema says of its effects."""
-
-    writes: tuple[int | str, ...]
-    """Its arguments that it writes, by place or, keyword-only, by name."""
-    outs: frozenset[int | str]
-    """Those of them that are all output."""
-    returned: tuple[int | str | None, ...]
-    """Each of its results: the argument that it is, or None for a new tensor."""
-    looks: bool
-    """It gives a view of an argument and computes nothing."""
-    tensors: tuple[int, ...]
-    """Places of the arguments that must be tensors, where a number may not be."""
-
-
-@cache
-def signature_of(op: Any) -> Signature:
-    """Of one overload."""
-    places: dict[frozenset[str], int | str] = {}
-    writes: list[int | str] = []
-    outs: set[int | str] = set()
-    looks = False
-    for place, argument in enumerate(op._schema.arguments):
-        if (alias := argument.alias_info) is None:
-            continue
-        where = argument.name if argument.kwarg_only else place
-        places[frozenset(alias.before_set)] = where
-        looks = looks or not alias.is_write
-        if alias.is_write:
-            writes.append(where)
-            outs.update({where} if argument.is_out else ())
-    returned = tuple(
-        None if each.alias_info is None else places.get(frozenset(each.alias_info.before_set))
-        for each in op._schema.returns
-    )
-    plain = op._schema.name.removeprefix("aten::").rstrip("_") not in TAKE_NUMBERS
-    places_of_tensors = (
-        i for i, each in enumerate(op._schema.arguments) if str(each.type) == "Tensor" and plain
-    )
-    return Signature(tuple(writes), frozenset(outs), returned, looks and not writes, tuple(places_of_tensors))
-
-
-def _at(where: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if isinstance(where, str):
-        return kwargs.get(where)
-    return args[where] if where < len(args) else None
 
 
 def flush() -> None:
@@ -108,14 +55,14 @@ def run(op: Any, kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
         return as_is(op, *args, **kwargs)
     SEAT.touch()
     _check_kind(op)
-    written = [_at(where, args, kwargs) for where in signature.writes]
+    written = [argument(where, args, kwargs) for where in signature.writes]
     _check_views(op, written)
-    host_args, host_kwargs = _numbered(signature, to_host(args)), to_host(kwargs)
+    host_args, host_kwargs = numbered(signature, to_host(args)), to_host(kwargs)
     growing = _grow(signature, args, kwargs, host_kwargs)
     alone = _save(written)
     given = kernel(*host_args, **host_kwargs)
     for card, host in growing:
-        MEMORY.give(card, host)
+        made_for(card, host)
     fresh = [] if signature.writes else tensors(given)
     _check_numbers([*fresh, *(on_host(each) for each in tensors(written))])
     result = _returned(signature, given, args, kwargs)
@@ -131,7 +78,7 @@ def _outputs(signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
     """What is output and nothing else, as the host sees it: torch passes the result of an update in place as both."""
     used = {address(each) for each in _cards([args, [kwargs[n] for n in kwargs if n not in signature.outs]])}
     for name in signature.outs:
-        card = _at(name, args, kwargs)
+        card = argument(name, args, kwargs)
         if is_card(card) and address(card) not in used:
             yield on_host(card)
 
@@ -190,28 +137,13 @@ def to_host(value: Any) -> Any:
     return torch.device("cpu") if isinstance(value, torch.device) else value
 
 
-def _numbered(signature: Signature, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Numbers as tensors of the dtype that they have beside the first tensor, where the schema wants tensors."""
-    first = next((each for each in args if isinstance(each, Tensor)), None)
-    if first is None or not any(
-        isinstance(args[i], (int, float)) for i in signature.tensors if i < len(args)
-    ):
-        return args
-    return tuple(
-        torch.tensor(each, dtype=torch.result_type(first, each))
-        if place in signature.tensors and isinstance(each, (int, float))
-        else each
-        for place, each in enumerate(args)
-    )
-
-
 def _grow(
     signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], host: dict[str, Any]
 ) -> list[tuple[Tensor, Tensor]]:
     """Outputs that have no memory yet: the kernel makes it, the card's tensor gets it."""
     growing = []
     for name in signature.outs:
-        card = _at(name, args, kwargs)
+        card = argument(name, args, kwargs)
         if isinstance(name, str) and isinstance(card, Tensor) and not card.numel():
             host[name] = torch.empty_like(host[name])
             growing.append((card, host[name]))
@@ -259,7 +191,7 @@ def check_int64(host: Tensor) -> None:
 
 def _returned(signature: Signature, given: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if signature.returned and signature.returned[0] is not None:
-        same = tuple(_at(where, args, kwargs) for where in signature.returned if where is not None)
+        same = tuple(argument(where, args, kwargs) for where in signature.returned if where is not None)
         return same[0] if len(same) == 1 else same
     return to_card(given)
 
@@ -276,6 +208,13 @@ def made(host: Tensor) -> Tensor:
     if CAPTURING.tape is not None:
         CAPTURING.tape.made.append(host)
     return MEMORY.adopt(host)
+
+
+def made_for(card: Tensor, host: Tensor) -> None:
+    """The card's tensor, which had no memory, has a new one's."""
+    if CAPTURING.tape is not None:
+        CAPTURING.tape.made.append(host)
+    MEMORY.give(card, host)
 
 
 def collect(name: str, kernel: Callable[..., Any], written: list[Tensor], read: list[Tensor]) -> None:

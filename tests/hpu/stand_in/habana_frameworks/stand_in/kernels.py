@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .capture import CAPTURING
 from .card import SEAT
-from .dispatch import check_int64, made, operate, ready, run, sync
+from .dispatch import check_int64, made, made_for, operate, ready, run, sync
 from .ledger import LEDGER
 from .memory import MEMORY, address, as_is, is_card, on_host
 from .recipes import GATHERING
@@ -56,7 +56,7 @@ def empty_strided(
 def resize_(card: Tensor, size: Sequence[int], *, memory_format: torch.memory_format | None = None) -> Tensor:
     """New memory: what was in it is lost, which nobody may rely on anyway."""
     if tuple(card.shape) != tuple(size):
-        MEMORY.give(card, torch.empty(size, dtype=card.dtype))
+        made_for(card, torch.empty(size, dtype=card.dtype))
     return card
 
 
