@@ -35,7 +35,11 @@ class Profile:
             for name, value in os.environ.items()
             if not name.startswith(("HLS_", "HABANA_", "PT_"))
         }
-        return kept | said | {"OMP_NUM_THREADS": "1"} | more
+        # optimum-habana asks the pip on PATH which plugin is installed.
+        path_of_tools = {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        }
+        return kept | said | path_of_tools | {"OMP_NUM_THREADS": "1"} | more
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Python with these arguments on that machine, to its end."""

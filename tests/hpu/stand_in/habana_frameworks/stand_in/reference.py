@@ -75,7 +75,8 @@ def _check_attention(
     check(heads % key.shape[1] == 0, "query heads are no multiple of key heads")
     check(dropout == 0.0, "dropout is for training")
     check(softmax_mode in ("None", "fast", "fp32"), f"softmax_mode {softmax_mode!r} is not known")
-    check(padding in ("left", "right"), f"seq_padding_type {padding!r} is not known")
+    sides = ("left", "right") if lengths is not None else ("left", "right", "None")
+    check(padding in sides, f"seq_padding_type {padding!r} is not known")
     check(not (is_causal and mask is not None), "causal with a mask is not supported")
     check(not is_causal or length == key.shape[2], "causal needs as many queries as keys")
     if lengths is not None:
