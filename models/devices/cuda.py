@@ -77,8 +77,8 @@ class Cuda:
     block_size: int = 16
     prefill_chunk: int = 2048
     depth: int = 2
-    warm_runs: int = 1
-    """A capture has run it before."""
+    warm_runs: int = 2
+    """The first run captures: the second tells how long a step takes."""
     ready_buckets: int = 0
     """A capture takes about a second."""
     measured: bool = True
