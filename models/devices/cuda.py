@@ -18,11 +18,18 @@ WARM_RUNS = 2
 
 
 class CudaGraphs:
-    """Graphs that share one pool: what one holds between its operations, the next may overwrite."""
+    """Graphs that share one pool: what one holds between its operations, and what it gives, any other may overwrite.
+
+    They may, in any order, because they are replayed one after another on one stream and none reads what another has
+    left in the pool: inputs, weights, KV pools and the sampler's state lie outside, and an output is copied out, on
+    that stream, before the next replay is asked for.
+    """
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
+        """Of warm runs and captures alike: cuBLAS has a workspace for each stream, and one that it first needs in a
+        capture would come from the pool, and stay there when the graphs of a trial are long gone."""
 
     def fill(self, buffer: Tensor, value: Tensor) -> None:
         """From the host by way of pinned memory, which torch does not reuse before the copy is over."""
@@ -31,7 +38,7 @@ class CudaGraphs:
         buffer.copy_(value, non_blocking=True)
 
     def capture(self, function: Function, inputs: Mapping[str, Tensor]) -> Callable[[], Outputs]:
-        """Run it on a side stream, then record it."""
+        """Run it, and record it, on a stream aside: the default one cannot be captured."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -39,7 +46,7 @@ class CudaGraphs:
                 function(**inputs)
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             outputs = function(**inputs)
 
         def replay() -> Outputs:
