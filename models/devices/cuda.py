@@ -101,11 +101,16 @@ class Cuda:
         return {"card": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
 
     def memory(self) -> Memory:
-        """Free: what the driver has, and what torch's allocator holds and does not use."""
+        """Free: what the driver has, and what torch's allocator holds and does not use.
+
+        The peak counts twice what was computed with: the graphs' pool keeps it, and a warm run before the next capture
+        takes as much again beside the pool.
+        """
         free, total = torch.cuda.mem_get_info()
         held = torch.cuda.memory_allocated()
         spare = torch.cuda.memory_reserved() - held
-        return Memory(free + spare, total, held, torch.cuda.max_memory_allocated())
+        step = torch.cuda.max_memory_allocated() - held
+        return Memory(free + spare, total, held, held + 2 * step)
 
     def strategy(self) -> Strategy:
         """CUDA graphs."""
