@@ -14,6 +14,11 @@ Prompts = list[list[int]]
 """All of one length."""
 
 
+def shorter(new: int) -> int:
+    """The shorter of the two lengths of output whose times tell a step's."""
+    return new // 4
+
+
 class StaticGenerate:
     """A model that decodes with `cache_implementation="static"` and `torch.compile(mode="reduce-overhead")`."""
 
@@ -31,7 +36,7 @@ class StaticGenerate:
 
     def step(self, prompts: Prompts, new: int) -> float:
         """Seconds of one decode step: the time of two lengths of output, less their common beginning, per token."""
-        short = new // 4
+        short = shorter(new)
         return (self.seconds(prompts, new) - self.seconds(prompts, short)) / (new - short)
 
     def seconds(self, prompts: Prompts, new: int) -> float:
