@@ -34,11 +34,18 @@ def load(spec: LoadSpec, progress: Progress) -> PagedRunner:
     dtype = dtype_of(spec.dtype, device)
     files = hub.resolve(spec, progress)
     config = _read_config(files.folder)
-    family = family_of(config)
+    family_of(config)  # what is not served is refused before its weights are read
     progress("load", 0, 1)
     model = _read_weights(files.folder, config, dtype)
-    pools = KvPools(adopt(model, family), dtype)
     progress("load", 1, 1)
+    return runner_of(model, spec, files, device)
+
+
+@torch.inference_mode()
+def runner_of(model: Any, spec: LoadSpec, files: hub.Files, device: Device) -> PagedRunner:
+    """The runner of a model that is in memory, in eval mode; it is the runner's from now on. ModelRefused."""
+    family = family_of(model.config)
+    pools = KvPools(adopt(model, family), model.dtype)
     longest = rope.settle(model, getattr(model.config, family.positions), spec.max_total_tokens)
     info = _describe(spec, files, model, family, device, longest)
     _put(model, family, device)

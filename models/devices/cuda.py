@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import kernels
 from models.captured import Function, Outputs, Strategy
 from models.devices.device import Memory
-from models.kernels import PLAIN, Kernels
+from models.kernels import Kernels
 from models.plan import Layout
 
 WARM_RUNS = 2
 """Runs before a capture: libraries choose their algorithms and allocate their workspaces in the first."""
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As models.kernels.rms_norm, in one launch instead of eight, if both are of one dtype.
+
+    Below float32 the product with the weight is rounded once, not twice; above it Llama rounds to float32.
+    """
+    if x.dtype is torch.float64:
+        return kernels.rms_norm(x, weight, eps)
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
+KERNELS = Kernels(rms_norm=rms_norm)
+
+
 class CudaGraphs:
-    """Graphs that share one pool: what one holds between its operations, the next may overwrite."""
+    """Graphs that share one pool: what one holds between its operations, and what it gives, any other may overwrite.
+
+    They may, in any order, because they are replayed one after another on one stream and none reads what another has
+    left in the pool: inputs, weights, KV pools and the sampler's state lie outside, and an output is copied out, on
+    that stream, before the next replay is asked for.
+    """
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
+        """Of warm runs and captures alike: cuBLAS has a workspace for each stream, and one that it first needs in a
+        capture would come from the pool, and stay there when the graphs of a trial are long gone."""
 
     def fill(self, buffer: Tensor, value: Tensor) -> None:
         """From the host by way of pinned memory, which torch does not reuse before the copy is over."""
@@ -31,7 +53,7 @@ class CudaGraphs:
         buffer.copy_(value, non_blocking=True)
 
     def capture(self, function: Function, inputs: Mapping[str, Tensor]) -> Callable[[], Outputs]:
-        """Run it on a side stream, then record it."""
+        """Run it, and record it, on a stream aside: the default one cannot be captured."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -39,7 +61,7 @@ class CudaGraphs:
                 function(**inputs)
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             outputs = function(**inputs)
 
         def replay() -> Outputs:
@@ -77,12 +99,12 @@ class Cuda:
     block_size: int = 16
     prefill_chunk: int = 2048
     depth: int = 2
-    warm_runs: int = 1
-    """A capture has run it before."""
+    warm_runs: int = 2
+    """The first run captures: the second tells how long a step takes."""
     ready_buckets: int = 0
     """A capture takes about a second."""
     measured: bool = True
-    kernels: Kernels = PLAIN
+    kernels: Kernels = field(default=KERNELS, repr=False)
 
     @property
     def torch(self) -> torch.device:
@@ -94,11 +116,16 @@ class Cuda:
         return {"card": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
 
     def memory(self) -> Memory:
-        """Free: what the driver has, and what torch's allocator holds and does not use."""
+        """Free: what the driver has, and what torch's allocator holds and does not use.
+
+        The peak counts twice what was computed with: the graphs' pool keeps it, and a warm run before the next capture
+        takes as much again beside the pool.
+        """
         free, total = torch.cuda.mem_get_info()
         held = torch.cuda.memory_allocated()
         spare = torch.cuda.memory_reserved() - held
-        return Memory(free + spare, total, held, torch.cuda.max_memory_allocated())
+        step = torch.cuda.max_memory_allocated() - held
+        return Memory(free + spare, total, held, held + 2 * step)
 
     def strategy(self) -> Strategy:
         """CUDA graphs."""

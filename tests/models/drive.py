@@ -110,7 +110,7 @@ def drive(
     return driver.logprobs
 
 
-def _mend(model: Any) -> None:
+def mend(model: Any) -> None:
     """What transformers gets wrong itself: 5's own experts take no float64; 4.55 has two mistakes in DeepSeek."""
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
@@ -129,7 +129,7 @@ class Reference:
         self.model = auto.from_pretrained(
             folder, attn_implementation=attention, **{DTYPE: torch.float64}
         ).eval()
-        _mend(self.model)
+        mend(self.model)
 
     def greedy(self, prompt: Sequence[int], new: int) -> list[int]:
         """The `new` likeliest tokens after the prompt."""

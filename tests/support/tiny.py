@@ -190,8 +190,8 @@ def config_of(variant: str, **overrides: Any) -> Any:
     return AutoConfig.for_model(model_type, **settings)
 
 
-def make(folder: Path, variant: str = "llama", seed: int = 0, **overrides: Any) -> Path:
-    """Write a random model of that variant with its tokenizer into the folder."""
+def model_of(variant: str, seed: int = 0, **overrides: Any) -> Any:
+    """A random model of that variant."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config_of(variant, **overrides))
     with torch.no_grad():
@@ -204,7 +204,12 @@ def make(folder: Path, variant: str = "llama", seed: int = 0, **overrides: Any) 
             if name.endswith("correction_bias"):
                 buffer.normal_(0, 0.1)
     model.generation_config.eos_token_id = EOS
-    model.save_pretrained(folder)
+    return model.eval()
+
+
+def make(folder: Path, variant: str = "llama", seed: int = 0, **overrides: Any) -> Path:
+    """Write a random model of that variant with its tokenizer into the folder."""
+    model_of(variant, seed, **overrides).save_pretrained(folder)
     write_tokenizer(folder)
     return folder
 
