@@ -145,6 +145,7 @@ class PagedRunner:
         self._logits.clear()
         for programs in self._tables:
             programs.seal()
+        self._parts.device.synchronize()
         self._compiled = self._parts.device.compilations()
         if len(self.plan) == len(self.whole):
             self._parts.device.seal()

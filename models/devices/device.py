@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from models import limits
 from models.captured import Strategy
 from models.kernels import Kernels
-from models.plan import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Fetched(Protocol):
         """Wait for it."""
 
 
-class Device(Protocol):
+class Device(limits.Device, Protocol):
     """One device, the only one of its process. Everything but `Fetched.result` and `synchronize` returns at once."""
 
     @property
@@ -49,18 +49,6 @@ class Device(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """What a model is loaded in when nobody says."""
-
-    @property
-    def layout(self) -> Layout:
-        """How decode reads the pools unless told otherwise."""
-
-    @property
-    def block_size(self) -> int:
-        """Tokens per KV block unless told otherwise."""
-
-    @property
-    def prefill_chunk(self) -> int:
-        """Most prompt tokens of one step unless told otherwise."""
 
     @property
     def depth(self) -> int:
@@ -77,14 +65,6 @@ class Device(Protocol):
     @property
     def warm_runs(self) -> int:
         """How often warm-up runs a program, the last time to see how long it takes."""
-
-    @property
-    def kv_share(self) -> float:
-        """Of the free memory, what the KV pools may take."""
-
-    @property
-    def kv_most(self) -> int:
-        """Most bytes of KV pools that are taken unasked."""
 
     @property
     def kernels(self) -> Kernels:
@@ -119,7 +99,10 @@ class Device(Protocol):
         """Within it programs are compiled and not run, their outputs garbage; None: they cannot be compiled alone."""
 
     def compilations(self) -> int:
-        """What the device has compiled so far, or could not run by itself: a difference of 0 means that nothing was."""
+        """What was compiled so far, or could not run on it: asked after every step, so it does not wait.
+
+        A difference between two synchronized moments is exact.
+        """
 
     def seal(self) -> None:
         """Warm-up is over: let a compilation be an error from now on, where it can be."""

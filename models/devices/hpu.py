@@ -19,6 +19,7 @@ import habana_frameworks.torch as htorch
 import habana_frameworks.torch.core as htcore
 import torch
 import torch.nn.functional as F
+from habana_frameworks.torch import hpu
 from habana_frameworks.torch.hpex.kernels import (
     FusedSDPA,
     RotaryPosEmbeddingMode,
@@ -31,11 +32,9 @@ from torch import Tensor, nn
 
 from models.captured import Compiled, Function, Outputs, Strategy
 from models.devices.device import Memory
+from models.environment import GAUDI_PLUGIN
 from models.kernels import Kernels
 from models.plan import Layout
-
-PLUGIN = "habana-torch-plugin"
-"""The distribution whose version is that of Habana's software."""
 
 GENERATIONS: Mapping[Any, str] = {
     synDeviceType.synDeviceGaudi: "gaudi",
@@ -113,16 +112,14 @@ def experts(hidden: Tensor, index: Tensor, weights: Tensor, gate_up: Tensor, dow
 KERNELS = Kernels(attention, rms_norm, rotate, experts)
 
 
-class HpuGraphs:
-    """HPU Graphs: what one records reads and writes the same memory in every replay."""
+class HpuGraphs(Strategy):
+    """HPU Graphs: what one records reads and writes the same memory in every replay.
 
-    def fill(self, buffer: Tensor, value: Tensor) -> None:
-        """One more lazy operation: a replay flushes them first. Habana's runtime pins nothing."""
-        buffer.copy_(value, non_blocking=True)
+    To fill a buffer is one more lazy operation, and a replay flushes them first. Habana's runtime pins nothing.
+    """
 
     def capture(self, function: Function, inputs: Mapping[str, Tensor]) -> Callable[[], Outputs]:
         """Record it; our own table says which graph is which, for Habana's leaves dtypes out of its key."""
-        hpu: Any = torch.hpu  # type: ignore[attr-defined]
         graph = hpu.HPUGraph()
         with hpu.graph(graph):
             outputs = function(**inputs)
@@ -138,7 +135,6 @@ class Copied:
     """A tensor on its way to the host; what is there before `result` means nothing."""
 
     def __init__(self, tensor: Tensor) -> None:
-        hpu: Any = torch.hpu  # type: ignore[attr-defined]
         self._host = tensor.to("cpu", non_blocking=True)
         self._done = hpu.Event()
         self._done.record()
@@ -191,7 +187,6 @@ class Hpu:
 
     def info(self) -> dict[str, str]:
         """The card, Habana's software, and the strategy."""
-        hpu: Any = torch.hpu  # type: ignore[attr-defined]
         return {
             "card": str(hpu.get_device_name()),
             "software": software(),
@@ -200,7 +195,6 @@ class Hpu:
 
     def memory(self) -> Memory:
         """Of the pool that the process has taken: nearly all of the card's."""
-        hpu: Any = torch.hpu  # type: ignore[attr-defined]
         free, total = hpu.mem_get_info()
         held, peak = hpu.memory_allocated(), hpu.max_memory_allocated()
         return Memory(int(free), int(total), int(held), int(peak))
@@ -226,7 +220,6 @@ class Hpu:
 
     def synchronize(self) -> None:
         """Wait for the card."""
-        hpu: Any = torch.hpu  # type: ignore[attr-defined]
         self.step_boundary()
         hpu.synchronize()
 
@@ -242,8 +235,7 @@ class Hpu:
         return _compile_only()
 
     def compilations(self) -> int:
-        """Recipes that were compiled, and operations that the host had to run."""
-        self.synchronize()
+        """Recipes that were compiled so far, and operations that the host had to run."""
         return sum(
             int(dict(metric_global(name).stats())["TotalNumber"])
             for name in ("graph_compilation", "cpu_fallback")
@@ -258,7 +250,7 @@ class Hpu:
 def software() -> str:
     """The version of Habana's software; empty if it does not say."""
     try:
-        return version(PLUGIN)
+        return version(GAUDI_PLUGIN)
     except PackageNotFoundError:
         return ""
 
