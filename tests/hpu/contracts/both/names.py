@@ -12,7 +12,10 @@ import pytest
 import torch
 from habana_frameworks.stand_in import SETTINGS
 
-hpu: Any = torch.hpu  # type: ignore[attr-defined]
+from models.cost import MACHINES
+from models.devices.hpu import GENERATIONS
+
+hpu: Any = torch.get_device_module("hpu")
 
 MODULES = (
     "core", "hpu", "hpu.metrics", "hpu.random", "utils.internal", "utils.experimental", "internal.bridge_config",
@@ -58,6 +61,11 @@ def test_the_device_type_is_the_drivers() -> None:
     from habana_frameworks.torch.utils.experimental import _get_device_type, synDeviceType
 
     assert _get_device_type() == synDeviceType.synDeviceGaudi2
+
+
+def test_every_generation_has_its_row_of_costs() -> None:
+    assert sorted(GENERATIONS.values()) == ["gaudi", "gaudi2", "gaudi3"]
+    assert set(GENERATIONS.values()) <= MACHINES.keys()
 
 
 def test_the_inference_environment_has_this_releases_names() -> None:
