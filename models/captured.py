@@ -21,32 +21,25 @@ class Strategy(Protocol):
 
     def fill(self, buffer: Tensor, value: Tensor) -> None:
         """Begin to copy the value, which the caller does not change any more, into a fixed buffer."""
+        buffer.copy_(value, non_blocking=True)
 
     def capture(self, function: Function, inputs: Mapping[str, Tensor]) -> Callable[[], Outputs]:
         """A call that reads `inputs` as they then are; its outputs hold until the next replay of any program."""
 
 
-class Eager:
+class Eager(Strategy):
     """Calls the function: the CPU, or any device while debugging."""
-
-    def fill(self, buffer: Tensor, value: Tensor) -> None:
-        """Copy."""
-        buffer.copy_(value)
 
     def capture(self, function: Function, inputs: Mapping[str, Tensor]) -> Callable[[], Outputs]:
         """The call itself."""
         return lambda: function(**inputs)
 
 
-class Compiled:
+class Compiled(Strategy):
     """torch.compile with fixed shapes: one whole graph per program, compiled at its first call."""
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
-
-    def fill(self, buffer: Tensor, value: Tensor) -> None:
-        """Begin to copy."""
-        buffer.copy_(value, non_blocking=True)
 
     def capture(self, function: Function, inputs: Mapping[str, Tensor]) -> Callable[[], Outputs]:
         """The call of the compiled function."""

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from models.step import LoadSpec
 
+GAUDI_PLUGIN = "habana-torch-plugin"
+"""The distribution whose version is that of Habana's software."""
+
 LAZY = "PT_HPU_LAZY_MODE"
 
 FORKS = ("git", "hpu")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
+from models.environment import GAUDI_PLUGIN
 from worker.card import Card, CardError, Kind
 
 HL_SMI = ("hl-smi", "-Q", "index,module_id,bus_id,memory.used,temperature.aip,name", "-f", "csv,noheader")
@@ -22,7 +23,6 @@ NVIDIA_SMI = (
 PATIENCE = 60.0
 """Seconds for a tool to answer: a driver that nobody has open wakes every card first."""
 
-GAUDI_PLUGIN = "habana-torch-plugin"
 MIB = 1 << 20
 
 VISIBLE: dict[Kind, str] = {"hpu": "HABANA_VISIBLE_MODULES", "cuda": "CUDA_VISIBLE_DEVICES"}

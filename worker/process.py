@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from models.environment import recipes_folder
+from models.environment import GAUDI_PLUGIN, recipes_folder
 from models.step import LoadSpec
 from wire.owner import set_owner
 from wire.registry import Registry, WorkerInfo, WorkerState
@@ -22,7 +22,7 @@ from worker.assignment import Assignment
 from worker.boot import Boot, connect
 from worker.clerk import Clerk
 from worker.config import NO_CACHE, Config
-from worker.discovery import GAUDI_PLUGIN, installed, kind_of
+from worker.discovery import installed, kind_of
 from worker.inbox import Inbox
 from worker.intake import Intake, Shop
 from worker.jobs import Jobs

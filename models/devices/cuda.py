@@ -32,7 +32,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 KERNELS = Kernels(rms_norm=rms_norm)
 
 
-class CudaGraphs:
+class CudaGraphs(Strategy):
     """Graphs that share one pool: what one holds between its operations, and what it gives, any other may overwrite.
 
     They may, in any order, because they are replayed one after another on one stream and none reads what another has

@@ -134,8 +134,7 @@ def reference(subject: Subject) -> Seen:
     folder = hub.resolve(subject.spec, quiet).folder
     model = auto.from_pretrained(folder, torch_dtype=subject.device.dtype).eval().to(subject.device.torch)
     if lazy:
-        hpu: Any = torch.hpu  # type: ignore[attr-defined]
-        model = hpu.wrap_in_hpu_graph(model)
+        model = torch.get_device_module("hpu").wrap_in_hpu_graph(model)
     ids = torch.tensor(prompts(model.config.vocab_size), device=subject.device.torch)
     options = {"static_shapes": True, "ignore_eos": True, "use_cache": True, "do_sample": False}
     began = 0.0

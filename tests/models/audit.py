@@ -34,7 +34,7 @@ class Signatures(TorchDispatchMode):
     """Every operation's name, shapes, dtypes, strides and Python numbers: what a graph compiler would compile."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.seen: set[object] = set()
         self.waits: Counter[str] = Counter()
         """Operations that would make the host wait."""

@@ -28,7 +28,7 @@ class HostReads(TorchDispatchMode):
     names = ("nonzero", "_local_scalar_dense", "unique", "masked_select")
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.seen: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

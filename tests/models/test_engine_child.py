@@ -20,6 +20,11 @@ DEADLINE = 180.0
 NEW = 8
 
 
+def started(spec: LoadSpec) -> EngineProcess:
+    """An engine of one thread."""
+    return EngineProcess.start(spec, variables={"OMP_NUM_THREADS": "1"})
+
+
 def until(engine: EngineProcess, enough: Callable[[list[FromEngine]], bool]) -> list[FromEngine]:
     """Every frame up to the one that is enough."""
     frames: list[FromEngine] = []
@@ -36,7 +41,7 @@ def test_sequences_through_the_link_get_the_tokens_of_generate(model_of: Callabl
     spec = LoadSpec(
         model_id=str(folder), dtype="float64", slots=4, kv_blocks=33, max_total_tokens=128, prefill_chunk=32
     )
-    with EngineProcess.start(spec, variables={"OMP_NUM_THREADS": "1"}) as engine:
+    with started(spec) as engine:
         loading = until(engine, lambda frames: bool(frames) and isinstance(frames[-1], Ready))
         assert {frame.stage for frame in loading if isinstance(frame, Progress)} == {"load", "warm-up"}
         for seq, prompt in enumerate(prompts()):
@@ -68,7 +73,7 @@ def test_a_sequence_that_computes_nan_leaves_nothing_behind(
     spec = LoadSpec(
         model_id=str(folder), dtype="float64", slots=2, kv_blocks=17, max_total_tokens=128, prefill_chunk=32
     )
-    with EngineProcess.start(spec, variables={"OMP_NUM_THREADS": "1"}) as engine:
+    with started(spec) as engine:
         params = SamplingParams(max_new_tokens=NEW, seed=0, ignore_eos=True)
         for seq in (8, 9):  # the second must not begin with what the first has left in the prefix cache
             engine.link.send(Admit(seq=seq, prompt=[poison] * 32 + [5] * 60, output=[], params=params))
@@ -101,7 +106,7 @@ def test_jobs_are_taken_before_the_whole_plan_is_warm(model_of: Callable[[str], 
     spec = LoadSpec(
         model_id=str(folder), dtype="float64", slots=4, max_total_tokens=128, graphs=12, ready_buckets=3
     )
-    with EngineProcess.start(spec, variables={"OMP_NUM_THREADS": "1"}) as engine:
+    with started(spec) as engine:
         loading = until(engine, lambda frames: bool(frames) and isinstance(frames[-1], Ready))
         assert isinstance(loading[-1], Ready) and loading[-1].buckets == 12
         assert max(frame.done for frame in loading if isinstance(frame, Progress)) <= 3

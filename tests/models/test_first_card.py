@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,16 +13,22 @@ from torch import Tensor
 from models.captured import Compiled, Eager, Function, Outputs
 from models.devices import Cpu
 from models.devices.cpu import Held
+from models.first_card import __main__ as checks
 from models.first_card import small, texts
 from models.first_card.subject import Subject
 from models.kernels import Kernels
 from models.step import LoadSpec
+from worker.doctor import first_card
 
 SPEC = LoadSpec(model_id="demo", device="cpu")
 
 
 def subject(device: Cpu) -> Subject:
     return Subject(device, SPEC)
+
+
+def test_the_doctor_knows_every_check_in_its_order() -> None:
+    assert list(checks.CHECKS) == list(first_card.CHECKS)
 
 
 class Forgetful(Eager):
@@ -46,15 +53,14 @@ class Overwriting(Eager):
         return replay
 
 
+@dataclass(frozen=True)
 class Card(Cpu):
     """A host with another strategy."""
 
-    def __init__(self, strategy: Any) -> None:
-        super().__init__()
-        object.__setattr__(self, "_strategy", strategy)
+    chosen: Any = None
 
     def strategy(self) -> Any:
-        return self._strategy  # type: ignore[attr-defined]
+        return self.chosen
 
 
 class Recompiling(Card):
@@ -75,13 +81,13 @@ class Snapshot(Card):
 
 
 def test_a_replay_of_old_inputs_is_found() -> None:
-    assert small.replay(subject(Card(Eager()))).good
-    assert not small.replay(subject(Card(Forgetful()))).good
+    assert small.replay(subject(Card(chosen=Eager()))).good
+    assert not small.replay(subject(Card(chosen=Forgetful()))).good
 
 
 def test_a_copy_that_comes_too_late_is_found() -> None:
-    assert small.fetch(subject(Snapshot(Overwriting()))).good
-    assert not small.fetch(subject(Card(Overwriting()))).good
+    assert small.fetch(subject(Snapshot(chosen=Overwriting()))).good
+    assert not small.fetch(subject(Card(chosen=Overwriting()))).good
 
 
 def test_a_kernel_that_is_wrong_is_named() -> None:
@@ -92,15 +98,15 @@ def test_a_kernel_that_is_wrong_is_named() -> None:
 
 
 def test_what_is_compiled_for_new_values_is_found() -> None:
-    assert small.decode(subject(Card(Eager()))).good
-    seen = small.decode(subject(Recompiling(Eager())))
+    assert small.decode(subject(Card(chosen=Eager()))).good
+    seen = small.decode(subject(Recompiling(chosen=Eager())))
     assert not seen.good and "compiled 1 programs" in seen.text
 
 
 def test_a_seal_that_does_not_hold_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not small.sealed(subject(Card(Compiled("eager")))).good
+    assert not small.sealed(subject(Card(chosen=Compiled("eager")))).good
     monkeypatch.setattr(Card, "seal", lambda self: torch.compiler.set_stance("fail_on_recompile"))
-    assert small.sealed(subject(Card(Compiled("eager")))).good
+    assert small.sealed(subject(Card(chosen=Compiled("eager")))).good
 
 
 def test_texts_are_the_hosts() -> None:

@@ -7,9 +7,10 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+from models.environment import GAUDI_PLUGIN
 from worker.card import Card, CardError, Kind, in_words
 from worker.card_lock import holder
-from worker.discovery import GAUDI_PLUGIN, find, run
+from worker.discovery import find, run
 from worker.doctor.finding import Finding, error, ok, warning
 from worker.doctor.machine import Machine, numbers
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.environment import GAUDI_PLUGIN
 from worker.card import Kind
 from worker.config import Config, variables
-from worker.discovery import GAUDI_PLUGIN, installed, kind_of
+from worker.discovery import installed, kind_of
 
 DISTRIBUTIONS = ("torch", "transformers", "celery", "kombu", GAUDI_PLUGIN)
 """Whose versions matter."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from models.environment import LAZY, has_lazy_mode
+from models.environment import GAUDI_PLUGIN, LAZY, has_lazy_mode
 from worker.card import Kind
-from worker.discovery import GAUDI_PLUGIN
 from worker.doctor.finding import Finding, error, ok, warning
 from worker.doctor.machine import Machine, numbers
 

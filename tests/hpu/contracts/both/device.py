@@ -113,7 +113,7 @@ def test_modules_move() -> None:
 
 
 def test_a_seed_repeats_the_random_numbers() -> None:
-    torch.hpu.random.manual_seed_all(3)  # type: ignore[attr-defined]
+    torch.get_device_module("hpu").random.manual_seed_all(3)
     first = torch.rand(4, device="hpu").tolist()
     torch.manual_seed(3)
     assert torch.rand(4, device="hpu").tolist() == first

@@ -9,7 +9,7 @@ import pytest
 import torch
 from habana_frameworks.stand_in import SETTINGS
 
-hpu: Any = torch.hpu  # type: ignore[attr-defined]
+hpu: Any = torch.get_device_module("hpu")
 STATS = {
     "Limit", "InUse", "MaxInUse", "NumAllocs", "NumFrees", "ActiveAllocs", "MaxAllocSize", "TotalSystemAllocs",
     "TotalSystemFrees", "TotalActiveAllocs",

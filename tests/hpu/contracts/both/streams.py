@@ -10,7 +10,7 @@ import pytest
 import torch
 from habana_frameworks.stand_in import LEDGER
 
-hpu: Any = torch.hpu  # type: ignore[attr-defined]
+hpu: Any = torch.get_device_module("hpu")
 
 
 def written(*values: float) -> torch.Tensor:

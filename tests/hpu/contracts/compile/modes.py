@@ -15,7 +15,7 @@ from habana_frameworks.stand_in import LEDGER, Unsealed
 from habana_frameworks.torch.utils.internal import is_lazy
 from torch import Tensor
 
-hpu: Any = torch.hpu  # type: ignore[attr-defined]
+hpu: Any = torch.get_device_module("hpu")
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import torch
 from habana_frameworks.stand_in import LEDGER
 from torch import Tensor
 
-hpu: Any = torch.hpu  # type: ignore[attr-defined]
+hpu: Any = torch.get_device_module("hpu")
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import torch
 from habana_frameworks.stand_in import LEDGER
 from habana_frameworks.torch.utils.internal import is_lazy
 
-hpu: Any = torch.hpu  # type: ignore[attr-defined]
+hpu: Any = torch.get_device_module("hpu")
 
 
 def test_the_mode_is_lazy_and_has_graphs() -> None:

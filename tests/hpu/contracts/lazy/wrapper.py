@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-hpu: Any = torch.hpu  # type: ignore[attr-defined]
+hpu: Any = torch.get_device_module("hpu")
 
 
 class Scaled(nn.Module):

@@ -39,7 +39,7 @@ class _Hccl(dist.ProcessGroup):
     """A group of cards."""
 
     def __init__(self, rank: int, size: int, gloo: Any) -> None:
-        super().__init__(rank, size)  # type: ignore[call-arg]
+        super().__init__(rank, size)  # type: ignore[call-arg]  # its stub is behind its code
         self._gloo = gloo
 
     def getBackendName(self) -> str:
@@ -55,12 +55,12 @@ class _Hccl(dist.ProcessGroup):
         future.set_result(written)
         return _c10d._create_work_from_future(future)
 
-    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> Any:  # type: ignore[override]
+    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> Any:  # type: ignore[override]  # the stub has overloads
         """The sum, or what `opts` says, everywhere."""
         opts = opts or dist.AllreduceOptions()
         return self._run("allreduce", lambda to, _: self._gloo.allreduce(to, opts), tensors, [])
 
-    def broadcast(self, tensors: list[Tensor], opts: Any = None) -> Any:  # type: ignore[override]
+    def broadcast(self, tensors: list[Tensor], opts: Any = None) -> Any:  # type: ignore[override]  # the stub has overloads
         """One rank's, everywhere."""
         opts = opts or dist.BroadcastOptions()
         return self._run("broadcast", lambda to, _: self._gloo.broadcast(to, opts), tensors, [])
@@ -78,7 +78,7 @@ class _Hccl(dist.ProcessGroup):
     def _gather(self, written: list[Tensor], read: list[Tensor]) -> Any:
         return self._gloo.allgather([list(written[0].chunk(self.size()))], read)
 
-    def allgather(  # type: ignore[override]
+    def allgather(  # type: ignore[override]  # the stub has overloads
         self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None
     ) -> Any:
         """All ranks', in a list."""
