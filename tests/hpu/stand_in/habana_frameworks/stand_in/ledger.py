@@ -16,7 +16,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.syncs: Counter[str] = Counter()
-        """Operations for which the host stood still: item, nonzero, a blocking copy, …"""
+        """What the host stood still for: item, nonzero, a blocking copy, a stream or the card; not an event."""
         self.copies_out = 0
         """Copies to the host that did not block."""
         self.waits = 0

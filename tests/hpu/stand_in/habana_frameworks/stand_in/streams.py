@@ -107,6 +107,7 @@ class Stream:
 
     def synchronize(self) -> None:
         """The host waits."""
+        LEDGER.synced("Stream.synchronize")
         TIME.wait(self.past)
 
     def __eq__(self, other: object) -> bool:

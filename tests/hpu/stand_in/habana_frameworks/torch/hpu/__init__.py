@@ -10,6 +10,7 @@ import torch
 
 from ...stand_in import card
 from ...stand_in.capture import CAPTURING
+from ...stand_in.ledger import LEDGER
 from ...stand_in.memory import MEMORY
 from ...stand_in.settings import SETTINGS
 from ...stand_in.streams import TIME
@@ -95,6 +96,7 @@ def synchronize() -> None:
     """Wait for all that was launched; what lazy mode has gathered was not."""
     init()
     CAPTURING.forbid("synchronize")
+    LEDGER.synced("hpu.synchronize")
     TIME.wait_for_all()
 
 
