@@ -19,9 +19,11 @@ $(foreach v,MODEL_ID DEVICE DTYPE WORKERS NUM_SHARD QUANTIZE REDIS_URL PORT,$(if
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN := $(VENV)/bin/python -m
 
-# transformers 4.55, which Intel's stack pins, beside the newest: the models' tests run under both. With it comes
-# optimum-habana, whose calls of Habana's kernels ours are compared with.
+# transformers 4.55, which Intel's stack pins, beside the newest: the models' tests run under both.
 OLD         := $(VENV)-transformers-4.55
+# The same where optimum-habana, whose calls of Habana's kernels ours are compared with, can be imported: with
+# torchvision, which transformers could not bear elsewhere if only a build for CUDA is to be had.
+HABANA      := $(VENV)-optimum-habana
 REPORT      ?= docs/test-all.txt
 
 # torch's threads must not spin while they wait: tests share the processors with the fleets they start.
@@ -45,8 +47,8 @@ up: $(VENV)/.app ## Serve: embedded Redis, a worker, the gateway; Ctrl-C drains
 test: $(VENV)/.dev ## Everything that needs no card, within 12 minutes on 2 cores
 	$(RUN) pytest tests $(PARALLEL)
 
-test-all: $(VENV)/.dev $(OLD)/.dev ## The full matrix, both transformers; writes docs/test-all.txt
-	bash tests/report.sh $(VENV) $(OLD) $(REPORT)
+test-all: $(VENV)/.dev $(OLD)/.dev $(HABANA)/.dev ## The full matrix, both transformers; writes docs/test-all.txt
+	bash tests/report.sh $(VENV) $(OLD) $(HABANA) $(REPORT)
 
 chaos: $(VENV)/.dev ## A storm of clients and faults, frozen workers, an overload: make chaos MINUTES=10 SEED=1
 	$(RUN) tests.chaos.storm --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
@@ -76,10 +78,10 @@ bench: $(VENV)/.dev ## What we claim, measured beside peers; prints hardware and
 	$(RUN) bench.padding
 
 clean: ## Remove .venv and caches; data under ~/.local/share/sagrada stays
-	rm -rf $(VENV) $(OLD) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLD) $(HABANA) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
 # Each stamp stands for one step that need not be done again until what it depends on has changed.
-$(VENV)/.made $(OLD)/.made: %/.made:
+$(VENV)/.made $(OLD)/.made $(HABANA)/.made: %/.made:
 	@test -n "$(PYTHON)" || { echo "Sagrada needs Python 3.11 or newer, and none was found on PATH. \
 	Install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $* || { echo "This Python cannot make a virtual environment; \
@@ -87,7 +89,7 @@ $(VENV)/.made $(OLD)/.made: %/.made:
 	@touch $@
 
 # torch first: what follows is satisfied by the build chosen here and does not replace it.
-$(VENV)/.torch $(OLD)/.torch: %/.torch: %/.made
+$(VENV)/.torch $(OLD)/.torch $(HABANA)/.torch: %/.torch: %/.made
 	@if $(PYTHON) -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/torch/", timeout=5)' \
 	  '$(TORCH_INDEX)' 2>/dev/null; then \
 	  echo "torch from $(TORCH_INDEX)"; $*/bin/python -m pip --disable-pip-version-check install --index-url '$(TORCH_INDEX)' '$(TORCH)'; \
@@ -104,9 +106,13 @@ $(VENV)/.dev: $(VENV)/.app
 	$(PIP) install -e '.[worker,cpu,embedded,dev]'
 	@touch $@
 
-# torchvision, which optimum-habana imports and does not name, is of the release that belongs to torch, and brings none.
 $(OLD)/.dev: pyproject.toml $(OLD)/.torch
-	$(OLD)/bin/python -m pip --disable-pip-version-check install --no-deps --index-url '$(TORCH_INDEX)' '$(TORCHVISION)' || \
-	  $(OLD)/bin/python -m pip --disable-pip-version-check install --no-deps '$(TORCHVISION)'
 	$(OLD)/bin/python -m pip --disable-pip-version-check install -e '.[gaudi,embedded,dev]'
+	@touch $@
+
+# torchvision, which optimum-habana imports and does not name, is of the release that belongs to torch, and brings none.
+$(HABANA)/.dev: pyproject.toml $(HABANA)/.torch
+	$(HABANA)/bin/python -m pip --disable-pip-version-check install --no-deps --index-url '$(TORCH_INDEX)' '$(TORCHVISION)' || \
+	  $(HABANA)/bin/python -m pip --disable-pip-version-check install --no-deps '$(TORCHVISION)'
+	$(HABANA)/bin/python -m pip --disable-pip-version-check install -e '.[gaudi,embedded,dev]'
 	@touch $@
