@@ -1,4 +1,4 @@
-"""Without torch there is nothing to stand in for, and without optimum-habana, which wants torchvision, nothing to compare with."""
+"""Without torch there is nothing to stand in for; without optimum-habana and torchvision nothing to compare with."""
 
 from __future__ import annotations
 
