@@ -105,6 +105,11 @@ def engine(subject: Subject) -> Seen:
     )
 
 
+def again(subject: Subject) -> Seen:
+    """The same once more, in another process."""
+    return engine(subject)
+
+
 def greedy_on_host(subject: Subject) -> tuple[tuple[tuple[int, ...], ...], float]:
     """The same on the CPU, in float32."""
     runner = load(spec_for(subject, device="cpu", dtype="float32", recipes=""), quiet)
