@@ -1,4 +1,4 @@
-"""`sagrada doctor` as in an image of the profile's release, whose versions of torch and transformers it believes to see.
+"""`sagrada doctor` as in an image of the profile's release: it believes to see that image's torch and transformers.
 
 `python -m tests.hpu.contracts.doctor TORCH OPTIONS...` on a machine of tests/hpu/profiles.py.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from worker import discovery, launcher
-from worker.doctor import machine, run
+from worker.doctor import first_card, machine, run
 
 
 def main(torch: str, *options: str) -> int:
@@ -20,6 +20,7 @@ def main(torch: str, *options: str) -> int:
 
     for reader in (launcher, machine):
         reader.installed = installed  # type: ignore[attr-defined]  # imported there by name
+    first_card.PROGRAM = "tests.hpu.contracts.checks"
     return run.main(options)
 
 
