@@ -96,8 +96,9 @@ def _measured(loaded: Loaded, plan: Plan, sampler: Sampler) -> Plan:
     else:
         if loaded.spec.kv_blocks:
             budget.check(loaded.spec.kv_blocks, size)
-        elif budget.left < 2 * size:
-            budget.check(2, size)
+        else:
+            longest = plan.limits.blocks_of(loaded.spec.max_total_tokens or 1)
+            budget.check(1 + longest, size, plan.limits.block_size)
         limits = _limits(loaded, budget.left)
     plan = _plan(loaded, limits, last)
     Start(limits, plan.buckets, need, device).save(folder)

@@ -48,13 +48,20 @@ class Budget:
         """For the KV pools."""
         return self.free - self.need.of(self.buckets)
 
-    def check(self, blocks: int, block_bytes: int) -> None:
-        """ModelRefused, with the numbers and what would fit, if so many blocks do not."""
+    def check(self, blocks: int, block_bytes: int, tokens: int = 0) -> None:
+        """ModelRefused, with the numbers and what would fit, if so many blocks do not.
+
+        They are KV_BLOCKS, or, if the `tokens` of a block are given, what one sequence of MAX_TOTAL_TOKENS takes.
+        """
         pools = blocks * block_bytes
         if pools <= self.left:
             return
         graphs = (self.free - self.need.step - pools) // max(1, self.need.bucket)
-        ways = [f"KV_BLOCKS to at most {self.left // block_bytes}"] if self.left >= 2 * block_bytes else []
+        fit = self.left // block_bytes
+        least = (
+            f"MAX_TOTAL_TOKENS to at most {(fit - 1) * tokens}" if tokens else f"KV_BLOCKS to at most {fit}"
+        )
+        ways = [least] if fit >= 2 else []
         ways += [f"GRAPHS to at most {graphs}"] if graphs >= 3 else []
         raise ModelRefused(
             f"the warm-up would not fit: a step takes {in_words(self.need.step)}, {self.buckets} buckets "

@@ -107,6 +107,16 @@ class TestTrial:
             "where 15.00 GiB are free: set KV_BLOCKS to at most 524288 or GRAPHS to at most 5"
         )
 
+    def test_too_little_for_one_sequence_is_refused_with_how_long_one_may_be(
+        self, monkeypatch: pytest.MonkeyPatch, model_of: Maker
+    ) -> None:
+        with pytest.raises(
+            ModelRefused, match="5 KV blocks 0.04 MiB, .* set MAX_TOTAL_TOKENS to at most 32 or GRAPHS"
+        ):
+            started(monkeypatch, model_of("llama"), 11 * MIB + 3 * BLOCK)
+        runner = started(monkeypatch, model_of("llama"), 11 * MIB + 3 * BLOCK, max_total_tokens=32)
+        assert runner.plan.limits.num_blocks == 3
+
     def test_where_nothing_is_left_it_is_refused(
         self, monkeypatch: pytest.MonkeyPatch, model_of: Maker
     ) -> None:
