@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.util import find_spec
 
 from tests.hpu.contracts.faults import FAULTS
 from tests.support import torchvision
 
 if __name__ == "__main__":
-    if find_spec("torchvision"):
-        torchvision.bear()
+    torchvision.bear()
     if name := os.environ.get("HPU_STAND_IN_FAULT"):
         FAULTS[name].break_it()
     from models.first_card.__main__ import main
