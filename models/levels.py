@@ -19,6 +19,8 @@ class Part(IntFlag):
     TYPICAL = 16
     TOP_N = 32
     """Report the likeliest tokens."""
+    MASK = 64
+    """Only the tokens that a grammar allows."""
 
 
 GREEDY = Part(0)
@@ -31,8 +33,11 @@ LEVELS: tuple[Part, ...] = (
     Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P,
     Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P | Part.TYPICAL,
     Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P | Part.TYPICAL | Part.TOP_N,
+    Part.MASK,
+    Part.MASK | Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P,
+    Part.MASK | Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P | Part.TYPICAL | Part.TOP_N,
 )
-"""The planned programs, cheapest first; the last can do everything. One for each subset would be 64 to warm up."""
+"""The planned programs, cheapest first; the last can do everything. One for each subset would be 128 to warm up."""
 
 
 def level_for(parts: Part) -> Part:
@@ -47,6 +52,8 @@ def parts_of(sampling: Sampling) -> Part:
         parts |= Part.EDIT
     if sampling.top_n:
         parts |= Part.TOP_N
+    if sampling.constrained:
+        parts |= Part.MASK
     if not sampling.do_sample:
         return parts
     parts |= Part.NOISE

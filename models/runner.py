@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from models.levels import LEVELS, Part, edits
 from models.plan import Bucket, Plan
 from models.room import Need
 from models.sampler import Sampler
-from models.step import ModelInfo, Outcome, Progress, Sampling, Step
+from models.step import Allowed, ModelInfo, Outcome, Progress, Sampling, Step
 from models.wishes import Wishes
 
 PROBES = 4
@@ -196,8 +197,8 @@ class PagedRunner:
     def _run_samplers(self, bucket: Bucket) -> None:
         """Run the samplers of all levels on the logits of a batch; built, if they are not there."""
         batch, logits = bucket.batch, self._logits[bucket.batch]
-        inputs = self._wishes.inputs((), batch)
         for level in LEVELS:
+            inputs = self._wishes.inputs((), batch) | self._mask(level, None, batch)
             if (batch, level) not in self._samplers:
                 fixed = self._on_device(inputs) | {"logits": torch.zeros_like(logits)}
                 self._samplers.build((batch, level), self._parts.sampler.planned(level), fixed)
@@ -222,7 +223,7 @@ class PagedRunner:
             self._others["open"].run(**rows)
 
     @torch.inference_mode()
-    def launch(self, step: Step) -> Launched:
+    def launch(self, step: Step, allowed: Allowed | None = None) -> Launched:
         """Run one step; KeyError for a bucket outside the plan, ValueError for rows that do not fit theirs."""
         program = self._forwards[step.bucket]
         logits, *rest = program.run(**forward.inputs_of(step.rows, step.bucket, self.plan.limits))
@@ -231,14 +232,25 @@ class PagedRunner:
             (index, self._wishes.top_n[row.slot]) for index, row in enumerate(step.rows) if row.sample
         )
         scores = device.fetch(rest[0]) if rest else None  # before the sampler's program can write over it
-        chosen = device.fetch(self._choose(step, logits)) if wanted else None
+        chosen = device.fetch(self._choose(step, logits, allowed)) if wanted else None
         device.step_boundary()
         return Launched(chosen, wanted, scores, sum(len(row.targets) for row in step.rows))
 
-    def _choose(self, step: Step, logits: Tensor) -> Tensor:
-        program = self._samplers[step.bucket.batch, self._wishes.level(step.rows)]
-        (chosen,) = program.run(logits=logits, **self._wishes.inputs(step.rows, step.bucket.batch))
+    def _choose(self, step: Step, logits: Tensor, allowed: Allowed | None) -> Tensor:
+        batch, level = step.bucket.batch, self._wishes.level(step.rows)
+        inputs = self._wishes.inputs(step.rows, batch) | self._mask(level, allowed, batch)
+        (chosen,) = self._samplers[batch, level].run(logits=logits, **inputs)
         return chosen
+
+    def _mask(self, level: Part, allowed: Allowed | None, batch: int) -> dict[str, Tensor]:
+        """The input of levels that have one: what the rows may choose, everything if nobody says, padding too."""
+        if Part.MASK not in level:
+            return {}
+        masks = np.full((batch, -(-self.info.vocab_size // 32)), -1, np.int32)
+        if allowed is not None:
+            given = np.asarray(allowed())
+            masks[: len(given)] = given
+        return {"allowed": torch.from_numpy(masks)}
 
     @torch.inference_mode()
     def scrub(self) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.captured import Outputs
-from models.filters import NEVER, filtered
+from models.filters import NEVER, filtered, masked
 from models.history import History
 from models.levels import Part
 from models.noise import gumbel
@@ -55,15 +55,18 @@ class Sampler:
     def planned(self, level: Part) -> Callable[..., Outputs]:
         """The function of a level: logits [B, V] and its inputs in, one tensor out for `report` to read.
 
-        [B, 2]: id and log-probability; with TOP_N [B, 2 + 2K]: also the K likeliest ids and theirs.
+        [B, 2]: id and log-probability; with TOP_N [B, 2 + 2K]: also the K likeliest ids and theirs. `allowed` is an
+        input of levels with MASK alone: see models.step.Allowed.
         """
 
-        def choose(logits: Tensor, floats: Tensor, ints: Tensor) -> Outputs:
+        def choose(logits: Tensor, floats: Tensor, ints: Tensor, allowed: Tensor | None = None) -> Outputs:
             f: Floats[Tensor] = Floats(*torch.split(floats, 1, dim=1))
             i: Ints[Tensor] = Ints(*torch.split(ints, 1, dim=1))
             logits = logits.to(self.dtype)
             if Part.EDIT in level:
                 logits = self._edited(logits, f, i)
+            if allowed is not None:
+                logits = masked(logits, allowed)
             ids = logits.argmax(-1, keepdim=True)
             if Part.NOISE in level:
                 ids = torch.where(i.do_sample != 0, _drawn(logits, level, f, i), ids)

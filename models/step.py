@@ -33,6 +33,8 @@ class Sampling:
     """(id, what is added to its logit), each id once; before penalties."""
     top_n: int = 0
     """How many of the likeliest tokens to report beside the chosen one, at most models.sampler.MOST_TOP_N."""
+    constrained: bool = False
+    """Whether each step says which tokens may be chosen; that has the end's ban in it, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +166,9 @@ class LoadSpec:
     """The hub's access token; empty: what huggingface_hub finds by itself, in the engine child HF_TOKEN."""
 
 
+Allowed = Callable[[], memoryview]
+"""Gives int32 [rows, ceil(V / 32)]: the tokens that each row of a step may choose, bit i of word w for 32 w + i."""
+
 Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total) while loading and warming up."""
 
@@ -188,8 +193,12 @@ class Runner(Protocol):
     def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:
         """Give `slot` to a sequence: its sampling, and what penalties count (prompt and output so far)."""
 
-    def launch(self, step: Step) -> Pending:
-        """Start one step. A bucket outside the plan is a KeyError, never a compilation."""
+    def launch(self, step: Step, allowed: Allowed | None = None) -> Pending:
+        """Start one step. A bucket outside the plan is a KeyError, never a compilation.
+
+        `allowed` is for a step in which a constrained row samples. It is called when the model's part is launched and
+        the sampler's is not; what it raises is raised, and the step is lost.
+        """
 
     def scrub(self) -> None:
         """A step has raised, and may have left what is not a number in blocks that others will hold: put it right."""

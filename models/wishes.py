@@ -88,7 +88,7 @@ class Wishes:
             times=penalises(sampling),
         )
         self._seeds[slot], self._choices[slot] = sampling.seed, sampling.choice
-        self._min_new_tokens[slot] = sampling.min_new_tokens
+        self._min_new_tokens[slot] = 0 if sampling.constrained else sampling.min_new_tokens
         self._parts[slot] = parts_of(sampling)
         self.top_n[slot] = sampling.top_n
 

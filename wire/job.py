@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from wire.grammar import Grammar
+
 State = Literal["queued", "in_progress", "completed", "failed", "cancelled", "expired"]
 FinishReason = Literal["length", "eos_token", "stop_sequence"]
 
@@ -52,6 +54,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """(token id, what is added to its logit), [-100, 100], each id once; before the penalties."""
     top_n: int = 0
     """Report the n likeliest tokens beside each chosen one, 0 to 20; 0: none."""
+    grammar: Grammar | None = None
+    """What the text must follow to its end; one that is cut off by max_new_tokens is not whole."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

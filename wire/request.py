@@ -14,6 +14,7 @@ import msgspec
 
 from wire.body import GenerateRequest, MalformedRequest, Parameters, from_call, from_mapping, parse
 from wire.errors import ValidationError
+from wire.grammar import of_tgi
 from wire.job import MAX_PRIORITY, MIN_PRIORITY, Job, SamplingParams, new_seed
 
 __all__ = [
@@ -133,6 +134,7 @@ def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = F
         stop=tuple(p.stop),
         ignore_eos=p.ignore_eos,
         min_new_tokens=p.min_new_tokens or 0,
+        grammar=None if p.grammar is None else of_tgi(p.grammar),
     )
 
 
@@ -177,6 +179,10 @@ def _check_lengths(p: Parameters, limits: RequestLimits) -> None:
     )
     _require(p.seed is None or _or(p.best_of, 1) <= 1, "`seed` must not be set when `best_of` > 1")
     _require(p.seed is None or p.seed < 2**64, "`seed` must be < 2^64")
+    _require(
+        p.grammar is None or not p.ignore_eos,
+        "`ignore_eos` must not be set with `grammar`: the text ends with its grammar",
+    )
     top_n = p.top_n_tokens or 0
     _require(
         top_n <= limits.max_top_n_tokens,
@@ -221,7 +227,6 @@ def _check_supported(p: Parameters) -> None:
         "watermark": p.watermark,
         "top_n_tokens": bool(p.top_n_tokens),
         "decoder_input_details": p.decoder_input_details,
-        "grammar": p.grammar is not None,
         "adapter_id": p.adapter_id is not None,
     }
     for name, wanted in asked.items():

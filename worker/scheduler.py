@@ -13,7 +13,7 @@ preempted, computes its known tokens anew, in the shapes they had, before it goe
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -46,6 +46,11 @@ class Batch:
     step: Step
     sequences: tuple[Sequence, ...]
     opened: tuple[Sequence, ...]
+
+    @property
+    def rows(self) -> Iterator[tuple[Sequence, Row]]:
+        """Each sequence with its row."""
+        return zip(self.sequences, self.step.rows, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +155,7 @@ class Scheduler:
     def settle(self, batch: Batch, outcome: Outcome) -> Settled:
         """Take in what the oldest launched step gave; sequences at their end leave."""
         self._in_flight -= 1
-        rows = list(zip(batch.sequences, batch.step.rows, strict=True))
+        rows = list(batch.rows)
         for sequence, row in rows:
             sequence.flying -= 1
             sequence.settled += row.count

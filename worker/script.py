@@ -50,6 +50,7 @@ class Script:
         luck = (sampling.seed, sampling.choice) if sampling.do_sample else ()
         self._key = blake2b(repr((seed, luck, self._prompt)).encode(), digest_size=16).digest()
         self._min_new_tokens, self._top_n = sampling.min_new_tokens, sampling.top_n
+        self.constrained = sampling.constrained
         self._phrases = self._endless()
         self._bytes = bytearray()
 

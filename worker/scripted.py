@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 
 from models.plan import Bucket, Limits, Plan
 from models.planner import plan_buckets
-from models.step import LoadSpec, ModelInfo, Outcome, Progress, Row, Sampled, Sampling, Step
+from models.step import Allowed, LoadSpec, ModelInfo, Outcome, Progress, Row, Sampled, Sampling, Step
 from worker.script import EOS, VOCAB_SIZE, Script, write_tokenizer
 
 EXIT_SCRIPTED = 75
@@ -77,9 +77,11 @@ class Slot:
     keys: list[int] = field(default_factory=list)
     """Per position what its K/V depend on: all tokens up to it."""
 
-    def say(self, position: int) -> Sampled:
-        """Its next token, which the slot then holds."""
+    def say(self, position: int, allowed: bytes = b"") -> Sampled:
+        """Its next token, which the slot then holds: the script's, or the first of those that are allowed."""
         token = self.script.token(position)
+        if allowed and not _has(allowed, token.id):
+            token = Sampled(next(id for id in range(VOCAB_SIZE) if _has(allowed, id)), token.logprob)
         self.tokens.append(token.id)
         self.output += 1
         self.sampled = True
@@ -177,7 +179,7 @@ class ScriptedRunner:
         opened.extend()
         self.slots[slot] = opened
 
-    def launch(self, step: Step) -> Running:
+    def launch(self, step: Step, allowed: Allowed | None = None) -> Running:
         """Check all that a device would take on trust, then store the step's K/V."""
         bucket = step.bucket
         if bucket not in self._buckets:
@@ -191,15 +193,18 @@ class ScriptedRunner:
         self._check_writes(step.rows)
         for row in step.rows:
             self._write(row)
-        return self._run(step)
+        constrained = any(row.sample and self.slots[row.slot].script.constrained for row in step.rows)
+        _check(constrained == (allowed is not None), "a constraint and no masks, or masks and no constraint")
+        return self._run(step, _rows(allowed()) if allowed else [b""] * len(step.rows))
 
-    def _run(self, step: Step) -> Running:
+    def _run(self, step: Step, masks: list[bytes]) -> Running:
         """The tokens are known at once; the device takes its time, one step after another."""
         rows = [(row, self.slots[row.slot]) for row in step.rows]
         sampling = [(row, slot) for row, slot in rows if row.sample]
+        said = zip(rows, masks, strict=True)
+        sampled = [slot.say(row.position, mask) for (row, slot), mask in said if row.sample]
         obey = tuple((slot.script.directives, row.position) for row, slot in sampling)
         scores = [self._score(row.start + index) for row, _ in rows for index in range(len(row.targets))]
-        sampled = [slot.say(row.position) for row, slot in sampling]
         seconds = self.settings.step + sum(slot.script.directives.get("slow", 0) for _, slot in rows)
         if self._control:
             seconds += self._control.seconds()
@@ -272,6 +277,17 @@ class ScriptedRunner:
         keys, size, end = self.slots[row.slot].keys, self.plan.limits.block_size, row.start + row.count
         for index in range(row.start // size, self.plan.limits.blocks_of(end)):
             self._tails[row.blocks[index]] = keys[min(end, (index + 1) * size) - 1]
+
+
+def _rows(masks: memoryview) -> list[bytes]:
+    """The mask of each row."""
+    flat, width = masks.cast("B"), -(-VOCAB_SIZE // 32) * 4
+    return [bytes(flat[at : at + width]) for at in range(0, len(flat), width)]
+
+
+def _has(mask: bytes, id: int) -> bool:
+    """Whether that bit is set."""
+    return bool(mask[id // 8] >> id % 8 & 1)
 
 
 def _check(right: bool, wrong: str) -> None:

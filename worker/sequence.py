@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from array import array
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from models.prefix import block_key
 from models.step import Sampling
+
+if TYPE_CHECKING:
+    from models.grammar import Matcher
 
 NO_BOUND = sys.maxsize
 """What a sequence is allowed that waits for nobody."""
@@ -71,6 +75,8 @@ class Sequence:
     """Deterministic: the tokens that it is known to begin with, computed anew since it last started."""
     diverged: bool = False
     """Another token than the known one came out: it starts again from those that are known."""
+    matcher: Matcher | None = None
+    """Where its grammar stands; None: it may say anything."""
     allowed: int = NO_BOUND
     """Output tokens that it may have before the parent, whose log is to take them, allows more."""
     turn: int = 0

@@ -129,7 +129,6 @@ def test_what_json_cannot_say_and_msgpack_can_is_refused(name: str, value: float
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"grammar": {"type": "regex", "value": "a"}},
         {"best_of": 2, "do_sample": True},
         {"watermark": True},
         {"top_n_tokens": 1},

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from models.step import LoadSpec, Sampling, Step
+from models.step import Allowed, LoadSpec, Sampling, Step
 from tests.support.processes import until
 from tests.support.scheduling import limits, scripted_runner
 from wire.job import SamplingParams
@@ -32,11 +32,11 @@ class Clumsy(ScriptedRunner):
         super().__init__(like.info, like.plan, like.settings)
         self.depth, self.raising, self.launches = depth, raising, 0
 
-    def launch(self, step: Step) -> Running:
+    def launch(self, step: Step, allowed: Allowed | None = None) -> Running:
         self.launches += 1
         if self.launches in self.raising:
             raise RuntimeError("the launch failed")
-        return super().launch(step)
+        return super().launch(step, allowed)
 
 
 @contextmanager

@@ -1,0 +1,182 @@
+"""The grammars of an engine's sequences: compiled beside the step loop, kept by content, asked for masks within it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence as Seq
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, NamedTuple
+
+from wire.grammar import Choice, Grammar, JsonObject, Lark, Regex, Schema
+from worker.scheduler import Refused
+from worker.sequence import Sequence
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+    from models.grammar import Grammars, Matcher
+
+PATIENCE = 10.0
+"""Seconds that a grammar may wait and be compiled."""
+MOST_KEPT, MOST_KEPT_BYTES = 256, 1 << 20
+"""Compiled grammars that are kept, and the sum of their sources: one takes up to some 300 times its source."""
+
+
+class Waiting(NamedTuple):
+    """A sequence whose grammar is being compiled."""
+
+    sequence: Sequence
+    salt: str
+    until: float
+    """When it is given up, by time.monotonic()."""
+
+
+class Masked(NamedTuple):
+    """What a step's rows may choose, and the sequences that can go no further, with the reason."""
+
+    masks: memoryview
+    failed: list[tuple[Sequence, str]]
+
+
+class Constraints:
+    """One thread's but for what its own thread compiles: that one is a daemon, and holds no process up."""
+
+    def __init__(self, folder: Path, vocab_size: int, eos_ids: Seq[int]) -> None:
+        """`folder` has the tokenizer's files; it is read with the first grammar."""
+        self._model = folder / "tokenizer.json", vocab_size, tuple(eos_ids)
+        self._grammars: Grammars | None = None
+        self._waiting: dict[int, Waiting] = {}
+        self._jobs: SimpleQueue[tuple[int, Grammar]] = SimpleQueue()
+        self._done: SimpleQueue[tuple[int, LLMatcher | str]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._kept: OrderedDict[Grammar, LLMatcher | str] = OrderedDict()
+        self._kept_bytes = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a grammar is being compiled."""
+        return bool(self._waiting)
+
+    def admit(self, sequence: Sequence, grammar: Grammar, salt: str) -> None:
+        """Have it compiled; `ready` gives the sequence back."""
+        self._waiting[sequence.seq] = Waiting(sequence, salt, time.monotonic() + PATIENCE)
+        self._jobs.put((sequence.seq, grammar))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="grammars", daemon=True)
+            self._thread.start()
+
+    def drop(self, seq: int) -> bool:
+        """Forget a sequence that waits for its grammar; whether it did."""
+        return self._waiting.pop(seq, None) is not None
+
+    def ready(self) -> list[tuple[Waiting, Refused | None]]:
+        """The sequences whose grammars are there, and those that will have none."""
+        found: list[tuple[Waiting, Refused | None]] = []
+        while not self._done.empty():
+            seq, answer = self._done.get()
+            if (waiting := self._waiting.pop(seq, None)) is None:
+                continue
+            if isinstance(answer, str):
+                found.append((waiting, Refused(f"grammar is not valid: {answer}")))
+            else:
+                waiting.sequence.matcher = self._matcher(answer)
+                found.append((waiting, None))
+        now = time.monotonic()
+        for waiting in [each for each in self._waiting.values() if each.until <= now]:
+            del self._waiting[waiting.sequence.seq]
+            late = f"grammar is not valid: it could not be compiled within {PATIENCE:.0f} s: make it smaller"
+            found.append((waiting, Refused(late)))
+        return found
+
+    def masks(self, sequences: Seq[Sequence | None]) -> Masked:
+        """For the rows of a step, None where there is no constraint: what each may choose after its output."""
+        grammars, failed = self._grammars, list[tuple[Sequence, str]]()
+        assert grammars, "a sequence with a matcher had its grammar compiled"
+        at: list[tuple[int, Sequence, Matcher]] = []
+        for row, sequence in enumerate(sequences):
+            if sequence is None or sequence.matcher is None:
+                continue
+            if error := sequence.matcher.follow(sequence.output):
+                failed.append((sequence, error))
+            else:
+                at.append((row, sequence, sequence.matcher))
+        masks = grammars.masks(len(sequences), [(row, matcher) for row, _, matcher in at], _early(at))
+        failed += [(s, error) for _, s, matcher in at if (error := matcher.error)]
+        return Masked(masks, failed)
+
+    def _matcher(self, compiled: LLMatcher) -> Matcher:
+        from models.grammar import Matcher
+
+        return Matcher(compiled.deep_copy())
+
+    def _run(self) -> None:
+        """The thread's: torch is in this process already, and what it imports here is small."""
+        from models.grammar import Grammars
+
+        while True:
+            seq, grammar = self._jobs.get()
+            if seq not in self._waiting:
+                continue
+            try:
+                self._grammars = self._grammars or Grammars(*self._model)
+                self._done.put((seq, self._compiled(self._grammars, grammar)))
+            except Exception as error:  # a tokenizer that it cannot read: whoever asks hears of it
+                self._done.put((seq, f"{type(error).__name__}: {error}"))
+
+    def _compiled(self, grammars: Grammars, grammar: Grammar) -> LLMatcher | str:
+        """From what is kept, or anew; or what is wrong with it."""
+        if (kept := self._kept.get(grammar)) is not None:
+            self._kept.move_to_end(grammar)
+            return kept
+        from models.grammar import BadGrammar
+
+        answer: LLMatcher | str
+        try:
+            answer = grammars.compile(source_of(grammar))
+        except BadGrammar as error:
+            answer = str(error)
+        self._kept[grammar] = answer
+        self._kept_bytes += size_of(grammar)
+        while len(self._kept) > MOST_KEPT or self._kept_bytes > MOST_KEPT_BYTES:
+            self._kept_bytes -= size_of(self._kept.popitem(last=False)[0])
+        return answer
+
+
+def _early(at: Seq[tuple[int, Sequence, object]]) -> list[int]:
+    """The rows whose sequences must not end yet."""
+    return [row for row, s, _ in at if len(s.output) < s.sampling.min_new_tokens]
+
+
+def source_of(grammar: Grammar) -> str:
+    """In llguidance's own form. BadGrammar."""
+    from models import grammar as forms
+
+    match grammar:
+        case Schema():
+            return forms.of_schema(grammar.json)
+        case JsonObject():
+            return forms.of_schema('{"type": "object"}')
+        case Regex():
+            return forms.of_regex(grammar.pattern)
+        case Choice():
+            return forms.of_choice(grammar.options)
+        case Lark():
+            return forms.of_lark(grammar.text)
+
+
+def size_of(grammar: Grammar) -> int:
+    """Characters of its source."""
+    match grammar:
+        case Schema():
+            return len(grammar.json)
+        case Regex():
+            return len(grammar.pattern)
+        case Choice():
+            return sum(map(len, grammar.options))
+        case Lark():
+            return len(grammar.text)
+        case JsonObject():
+            return 0
