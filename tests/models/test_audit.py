@@ -78,6 +78,7 @@ class Traffic:
             "min_new_tokens": chance.randint(0, 5),
             "logit_bias": tuple((chance.randrange(tiny.VOCAB), chance.uniform(-5, 5)) for _ in range(3)),
             "top_n": chance.randint(1, 5),
+            "constrained": True,
         }
         chosen = {name: value for name, value in some.items() if chance.random() < 0.15}
         return Sampling(seed=chance.getrandbits(63), do_sample=chance.random() < 0.6, **chosen)

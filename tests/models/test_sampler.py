@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,13 +59,27 @@ def level_of(rows: Sequence[tuple[Row, Sampling]]) -> Part:
 
 
 def inputs_of(
-    rows: Sequence[tuple[Row, Sampling]], batch: int, slots: int, dtype: torch.dtype
+    rows: Sequence[tuple[Row, Sampling]],
+    logits: Tensor,
+    dtype: torch.dtype,
+    level: Part,
+    allowed: Collection[int] = (),
 ) -> dict[str, Tensor]:
-    """The sampler's inputs for rows with these wishes."""
-    wishes = Wishes(slots, dtype)
+    """The sampler's inputs for rows with these wishes; of constrained ones these tokens are allowed."""
+    batch, vocab = logits.shape
+    wishes = Wishes(SLOTS, dtype)
     for row, sampling in rows:
         wishes.set(row.slot, sampling)
-    return wishes.inputs([row for row, _ in rows], batch)
+    inputs = wishes.inputs([row for row, _ in rows], batch)
+    if Part.MASK not in level:
+        return inputs
+    masks = np.ones((batch, -(-vocab // 32) * 32), bool)
+    for index, (_, sampling) in enumerate(rows):
+        if sampling.constrained:
+            masks[index] = np.isin(np.arange(masks.shape[1]), list(allowed))
+    return inputs | {
+        "allowed": torch.from_numpy(np.packbits(masks, axis=1, bitorder="little").view(np.int32))
+    }
 
 
 def key_of(*at: tuple[int, int, int]) -> Tensor:
@@ -86,10 +100,14 @@ def opened(
 
 
 def choose(
-    chooser: Sampler, logits: Tensor, rows: Sequence[tuple[Row, Sampling]], level: Part = EVERYTHING
+    chooser: Sampler,
+    logits: Tensor,
+    rows: Sequence[tuple[Row, Sampling]],
+    level: Part = EVERYTHING,
+    allowed: Collection[int] = (),
 ) -> list[Sampled]:
     """What that level gives, one entry per row of logits."""
-    inputs = inputs_of(rows, len(logits), SLOTS, chooser.dtype)
+    inputs = inputs_of(rows, logits, chooser.dtype, level, allowed)
     (chosen,) = chooser.planned(level)(logits=logits, **inputs)
     counts = [sampling.top_n for _, sampling in rows] + [0] * len(logits)
     return [report(each, n) for each, n in zip(chosen.tolist(), counts, strict=False)]
@@ -99,13 +117,20 @@ def ids_of(chosen: Sequence[Sampled]) -> list[int]:
     return [each.id for each in chosen]
 
 
-def draws_of(chooser: Sampler, logits: Tensor, sampling: Sampling, draws: int, level: Part) -> Tensor:
+def draws_of(
+    chooser: Sampler,
+    logits: Tensor,
+    sampling: Sampling,
+    draws: int,
+    level: Part,
+    allowed: Collection[int] = (),
+) -> Tensor:
     """How often each token comes in so many positions of one sequence in slot 0, which counts none of them."""
     batch = min(draws, (1 << 23) // len(logits))
     counts = torch.zeros(len(logits), dtype=torch.float64)
     for start in range(0, draws, batch):
         rows = [(row(0, position, sample=False), sampling) for position in range(start, start + batch)]
-        chosen = choose(chooser, logits.expand(batch, -1), rows, level)
+        chosen = choose(chooser, logits.expand(batch, -1), rows, level, allowed)
         counts += torch.tensor(ids_of(chosen)).bincount(minlength=len(logits))
     return counts
 
@@ -149,7 +174,13 @@ def nucleus(order: Sequence[int], weights: Tensor, mass: float) -> set[int]:
     return chosen
 
 
-def reference(logits: Tensor, sampling: Sampling, prompt: Sequence[int], output: Sequence[int]) -> Tensor:
+def reference(
+    logits: Tensor,
+    sampling: Sampling,
+    prompt: Sequence[int],
+    output: Sequence[int],
+    allowed: Collection[int] = (),
+) -> Tensor:
     """The distribution that a token is drawn from, by sorting, in float64."""
     scores = logits.double().clone()
     for token, value in sampling.logit_bias:
@@ -162,6 +193,8 @@ def reference(logits: Tensor, sampling: Sampling, prompt: Sequence[int], output:
         scores[token] -= sampling.frequency_penalty
     for token in set(output):
         scores[token] -= sampling.presence_penalty
+    if sampling.constrained:
+        scores[sorted({*range(len(scores))} - {*allowed})] = -math.inf
     scores /= sampling.temperature
     if sampling.top_k:
         scores[scores < scores.sort(descending=True).values[min(sampling.top_k, len(scores)) - 1]] = -math.inf
@@ -361,7 +394,13 @@ COMBINATIONS = [
     Sampling(
         logit_bias=((3, 2.0),), repetition_penalty=0.7, frequency_penalty=-0.2, top_k=20, temperature=1.4
     ),
+    Sampling(constrained=True),
+    Sampling(
+        constrained=True, top_p=0.8, repetition_penalty=1.4, frequency_penalty=0.3, presence_penalty=0.5
+    ),
+    Sampling(constrained=True, temperature=1.3, top_k=12, typical_p=0.8, min_p=0.02, logit_bias=((4, 2.0),)),
 ]
+ALLOWED = frozenset({0, 1, 2, 3, 4, 9, 17, 18, 20, 23, 25, 28, 31, 32, 33, 38, 40})
 
 
 class TestDistribution:
@@ -376,8 +415,8 @@ class TestDistribution:
         )
         logits = torch.randn(vocab, generator=torch.Generator().manual_seed(index)) * 1.5
         level = level_of([(row(), sampling)])
-        counts = draws_of(chooser, logits, sampling, 20_000, level)
-        weights = reference(logits, sampling, PROMPT, OUTPUT)
+        counts = draws_of(chooser, logits, sampling, 20_000, level, ALLOWED)
+        weights = reference(logits, sampling, PROMPT, OUTPUT, ALLOWED)
         assert counts[weights == 0].sum() == 0
         likely = weights * counts.sum() >= 5  # rarer tokens share a bin
         binned = [torch.cat([each[likely], each[~likely].sum()[None]]) for each in (counts, weights)]
@@ -451,7 +490,14 @@ class TestLevels:
             (Sampling(top_n=1), Part.EDIT | Part.NOISE | Part.TOP_N),
             (Sampling(do_sample=True, top_p=0.9), Part.NOISE | Part.TOP_P),
             (Sampling(do_sample=True, top_k=9), Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P),
-            (Sampling(do_sample=True, typical_p=0.9, top_n=1), EVERYTHING),
+            (Sampling(do_sample=True, typical_p=0.9, top_n=1), EVERYTHING & ~Part.MASK),
+            (Sampling(constrained=True), Part.MASK),
+            (Sampling(constrained=True, min_new_tokens=3), Part.MASK),
+            (
+                Sampling(constrained=True, do_sample=True),
+                Part.MASK | Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P,
+            ),
+            (Sampling(constrained=True, top_n=1), EVERYTHING),
         ],
     )
     def test_the_cheapest_that_suffices(self, sampling: Sampling, level: Part) -> None:
@@ -479,7 +525,8 @@ class TestLevels:
         ]
         for count, sampling in enumerate(kinds):
             slot = chooser.history.rows_of(1, range(count), range(2 * count), sampling)
-            inputs = inputs_of([(row(1, count), sampling)] * (count % 3 + 1), 3, SLOTS, torch.float32)
+            rows = [(row(1, count), sampling)] * (count % 3 + 1)
+            inputs = inputs_of(rows, logits, torch.float32, level, range(count + 1))
             with Signatures() as audit:
                 chooser.history.write(**slot)
                 chooser.planned(level)(logits=logits, **inputs)
@@ -491,9 +538,11 @@ class TestLevels:
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_level_is_one_graph_for_a_compiler(level: Part) -> None:
     """Traced whole, with its writes in place made functional, as a graph device asks: the same bits come out."""
+    torch.compiler.reset()  # Dynamo keeps eight compiled forms of one code object, and there are more levels
     logits = torch.randn(3, 97, generator=torch.Generator().manual_seed(1))
     sampling = Sampling(do_sample=True, top_k=40, top_p=0.9, typical_p=0.9, frequency_penalty=0.2)
-    inputs = inputs_of([(row(1, 3), sampling), (row(2), Sampling())], 3, SLOTS, torch.float32)
+    rows = [(row(1, 3), sampling), (row(2), Sampling(constrained=True))]
+    inputs = inputs_of(rows, logits, torch.float32, level, range(0, 97, 2))
     eager, compiled = sampler(97), sampler(97)
     outputs = []
     for chooser, options in ((eager, {"disable": True}), (compiled, {"backend": "aot_eager"})):
@@ -507,6 +556,31 @@ def test_a_level_is_one_graph_for_a_compiler(level: Part) -> None:
     assert torch.equal(*outputs)
     assert torch.equal(eager.history.seen, compiled.history.seen)
     assert torch.equal(eager.tokens, compiled.tokens)
+
+
+class TestMask:
+    @pytest.mark.parametrize("level", [level for level in LEVELS if Part.MASK in level])
+    @pytest.mark.parametrize("vocab", [31, 32, 33, 97])
+    def test_only_what_is_allowed_is_chosen_and_reported(self, vocab: int, level: Part) -> None:
+        """Whatever the logits, infinite ones too; a row without a constraint, and padding, may choose anything."""
+        logits = torch.randn(4, vocab, generator=torch.Generator().manual_seed(vocab)) * 30
+        logits[:, vocab - 1] = -math.inf
+        logits[:, 4] = 600
+        top = 5 if Part.TOP_N in level else 0
+        rows = [(row(slot), Sampling(constrained=slot < 2, top_n=top)) for slot in range(3)]
+        for allowed in ({vocab - 1}, {0, vocab - 1}, {3, 5, 30}):
+            chosen = choose(sampler(vocab), logits, rows, level, allowed)
+            for index, each in enumerate(chosen[:2]):
+                best = max(allowed, key=lambda token: float(logits[index, token]))
+                assert each.id == best
+                assert {token for token, _ in each.top} <= allowed
+            assert [each.id for each in chosen[2:]] == [4, 4]
+
+    def test_the_logprob_is_renormalised_over_what_is_allowed(self) -> None:
+        logits = torch.tensor([[0.0, 1.0, 5.0, 2.0]])
+        (chosen,) = choose(sampler(4), logits, [(row(), Sampling(constrained=True))], Part.MASK, {0, 1, 3})
+        assert chosen.id == 3
+        assert chosen.logprob == pytest.approx(float(logits[0, [0, 1, 3]].log_softmax(-1)[2]), abs=1e-6)
 
 
 class TestHistory:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from models.runner import PagedRunner
-from models.step import Pending, Sampling, Step
+from models.step import Allowed, Pending, Sampling, Step
 from tests.models.drive import Driver, quiet, runner_of, sequence
 from tests.models.test_exactness import NEW, prompts
 from worker.sequence import Sequence
@@ -57,10 +57,10 @@ class Counted:
         self._runner, self._launch = runner, runner.launch
         self.wanted = self.compilations = 0
 
-    def __call__(self, step: Step) -> Pending:
+    def __call__(self, step: Step, allowed: Allowed | None = None) -> Pending:
         self.wanted += any(row.sample for row in step.rows) + (step.bucket.phase == "score")
         self.compilations = max(self.compilations, self._runner.compilations)
-        return self._launch(step)
+        return self._launch(step, allowed)
 
 
 def crowd() -> list[Sequence]:
