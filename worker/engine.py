@@ -118,7 +118,8 @@ class Engine:
                         self.abort(frame.seq)
                     case frames.Stop():
                         return False
-            self.constrain()
+            if self._constraints.waiting:
+                self.constrain()
             if self.scheduler.busy and not self._held and self.link.backlog <= MOST_BACKLOG:
                 return True
             if not self.scheduler.busy and not self._constraints.waiting:
