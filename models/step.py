@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +53,8 @@ class Row:
     """Whether the token after ids[-1] is wanted (not for a chunk before the prompt's last)."""
     position: int
     """The index of that token in the sequence's output, from 0: what the noise and min_new_tokens go by."""
+    forks: Sequence[int] = ()
+    """Further slots whose sequences have the same tokens, and whose next one is sampled from this row's logits too."""
     targets: Sequence[int] = ()
     """In a score row: the prompt tokens whose log-probability is wanted, targets[i] being the one after ids[i]."""
 
@@ -61,6 +63,11 @@ class Row:
         """Tokens that it runs."""
         return len(self.ids) or 1
 
+    def fork(self, turn: int) -> Row:
+        """The row as that fork's; one that samples nothing if there is none."""
+        there = turn < len(self.forks)
+        return replace(self, slot=self.forks[turn] if there else self.slot, sample=self.sample and there)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -68,6 +75,16 @@ class Step:
 
     bucket: Bucket
     rows: tuple[Row, ...]
+    copies: tuple[tuple[int, int], ...] = ()
+    """(from, to): KV blocks that are copied before all else, in this order; none is written twice."""
+
+    @property
+    def rounds(self) -> list[tuple[Row, ...]]:
+        """What is sampled: the rows themselves, then the first fork of each that has one, and so on."""
+        rounds = [self.rows]
+        for turn in range(max((len(row.forks) for row in self.rows), default=0)):
+            rounds.append(tuple(row.fork(turn) for row in self.rows))
+        return rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +103,7 @@ class Outcome:
     """What a step gave."""
 
     sampled: list[Sampled]
-    """One entry per row with `sample`, in the order of the step's rows."""
+    """One entry per row with `sample`, in the order of the step's rounds and their rows."""
     scores: list[float] = field(default_factory=list)
     """Of a score step: the log-probabilities of its row's targets."""
 
@@ -167,7 +184,7 @@ class LoadSpec:
 
 
 Allowed = Callable[[], memoryview]
-"""Gives int32 [rows, ceil(V / 32)]: the tokens that each row of a step may choose, bit i of word w for 32 w + i."""
+"""Gives int32 [rounds x rows, ceil(V / 32)]: the tokens that each row may choose, bit i of word w for 32 w + i."""
 
 Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total) while loading and warming up."""

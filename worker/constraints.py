@@ -6,6 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence as Seq
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,9 +27,9 @@ MOST_KEPT, MOST_KEPT_BYTES = 256, 1 << 20
 
 
 class Waiting(NamedTuple):
-    """A sequence whose grammar is being compiled."""
+    """Sequences whose grammar is being compiled."""
 
-    sequence: Sequence
+    sequences: list[Sequence]
     salt: str
     until: float
     """When it is given up, by time.monotonic()."""
@@ -49,6 +50,8 @@ class Constraints:
         self._model = folder / "tokenizer.json", vocab_size, tuple(eos_ids)
         self._grammars: Grammars | None = None
         self._waiting: dict[int, Waiting] = {}
+        """By the number under which the thread knows them."""
+        self._numbers = count()
         self._jobs: SimpleQueue[tuple[int, Grammar]] = SimpleQueue()
         self._done: SimpleQueue[tuple[int, LLMatcher | str]] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -60,33 +63,42 @@ class Constraints:
         """Whether a grammar is being compiled."""
         return bool(self._waiting)
 
-    def admit(self, sequence: Sequence, grammar: Grammar, salt: str) -> None:
-        """Have it compiled; `ready` gives the sequence back."""
-        self._waiting[sequence.seq] = Waiting(sequence, salt, time.monotonic() + PATIENCE)
-        self._jobs.put((sequence.seq, grammar))
+    def admit(self, sequences: Seq[Sequence], grammar: Grammar, salt: str) -> None:
+        """Have it compiled; `ready` gives the sequences back."""
+        number = next(self._numbers)
+        self._waiting[number] = Waiting(list(sequences), salt, time.monotonic() + PATIENCE)
+        self._jobs.put((number, grammar))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="grammars", daemon=True)
             self._thread.start()
 
     def drop(self, seq: int) -> bool:
         """Forget a sequence that waits for its grammar; whether it did."""
-        return self._waiting.pop(seq, None) is not None
+        for number, waiting in self._waiting.items():
+            for sequence in waiting.sequences:
+                if sequence.seq == seq:
+                    waiting.sequences.remove(sequence)
+                    if not waiting.sequences:
+                        del self._waiting[number]
+                    return True
+        return False
 
     def ready(self) -> list[tuple[Waiting, Refused | None]]:
         """The sequences whose grammars are there, and those that will have none."""
         found: list[tuple[Waiting, Refused | None]] = []
         while not self._done.empty():
-            seq, answer = self._done.get()
-            if (waiting := self._waiting.pop(seq, None)) is None:
+            number, answer = self._done.get()
+            if (waiting := self._waiting.pop(number, None)) is None:
                 continue
             if isinstance(answer, str):
                 found.append((waiting, Refused(f"grammar is not valid: {answer}")))
-            else:
-                waiting.sequence.matcher = self._matcher(answer)
-                found.append((waiting, None))
+                continue
+            for sequence in waiting.sequences:
+                sequence.matcher = self._matcher(answer)
+            found.append((waiting, None))
         now = time.monotonic()
-        for waiting in [each for each in self._waiting.values() if each.until <= now]:
-            del self._waiting[waiting.sequence.seq]
+        for number, waiting in [pair for pair in self._waiting.items() if pair[1].until <= now]:
+            del self._waiting[number]
             late = f"grammar is not valid: it could not be compiled within {PATIENCE:.0f} s: make it smaller"
             found.append((waiting, Refused(late)))
         return found
@@ -117,14 +129,14 @@ class Constraints:
         from models.grammar import Grammars
 
         while True:
-            seq, grammar = self._jobs.get()
-            if seq not in self._waiting:
+            number, grammar = self._jobs.get()
+            if number not in self._waiting:
                 continue
             try:
                 self._grammars = self._grammars or Grammars(*self._model)
-                self._done.put((seq, self._compiled(self._grammars, grammar)))
+                self._done.put((number, self._compiled(self._grammars, grammar)))
             except Exception as error:  # a tokenizer that it cannot read: whoever asks hears of it
-                self._done.put((seq, f"{type(error).__name__}: {error}"))
+                self._done.put((number, f"{type(error).__name__}: {error}"))
 
     def _compiled(self, grammars: Grammars, grammar: Grammar) -> LLMatcher | str:
         """From what is kept, or anew; or what is wrong with it."""

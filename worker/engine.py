@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 from models.step import Outcome, Pending, Progress, Runner, Sampling
+from wire.job import SamplingParams
 from worker import link as frames
 from worker.beat import Beat
 from worker.constraints import Constraints
@@ -145,7 +146,7 @@ class Engine:
                 assert sequence.slot is not None
                 self.runner.open(sequence.slot, sequence.prompt, sequence.output, sequence.sampling)
             self._launching = batch
-            constrained = any(s.matcher and row.sample for s, row in batch.rows)
+            constrained = any(s.matcher for s in batch.sampling if s)
             pending = self.runner.launch(batch.step, partial(self.allowed, batch) if constrained else None)
             self._launched.append((batch, pending))
         except StepLost:
@@ -163,7 +164,7 @@ class Engine:
             self.settle()
         if self._launching is None:
             raise StepLost
-        masked = self._constraints.masks([s if row.sample and not s.ended else None for s, row in batch.rows])
+        masked = self._constraints.masks([None if s is None or s.ended else s for s in batch.sampling])
         for sequence, error in masked.failed:
             self.fail(sequence, f"the grammar could not be followed: {error}")
         return masked.masks
@@ -224,47 +225,41 @@ class Engine:
             )
 
     def admit(self, frame: frames.Admit) -> None:
-        """Take a sequence in, or refuse it with a sentence."""
-        sequence = Sequence(
-            seq=frame.seq,
-            prompt=tuple(frame.prompt),
-            output=frame.output,
-            sampling=sampling_of(frame),
-            max_new_tokens=frame.params.max_new_tokens,
-            ignore_eos=frame.params.ignore_eos,
-            prompt_logprobs=frame.prompt_logprobs,
-            allowed=frame.allowed,
-        )
+        """Take in a sequence and its siblings, or refuse them with a sentence."""
+        sequences = sequences_of(frame)
         try:
             self.check_ids([*frame.prompt, *frame.output, *(token for token, _ in frame.params.logit_bias)])
         except Refused as error:
-            self.refuse(frame.seq, error)
+            self.refuse(sequences, error)
             return
         if frame.params.grammar:
-            self._constraints.admit(sequence, frame.params.grammar, frame.salt)
+            self._constraints.admit(sequences, frame.params.grammar, frame.salt)
         else:
-            self.schedule(sequence, frame.salt)
+            self.schedule(sequences, frame.salt)
 
     def constrain(self) -> None:
         """Take in the sequences whose grammars are compiled."""
-        for (sequence, salt, _), error in self._constraints.ready():
+        for waiting, error in self._constraints.ready():
             if error:
-                self.refuse(sequence.seq, error)
+                self.refuse(waiting.sequences, error)
             else:
-                self.schedule(sequence, salt)
+                self.schedule(waiting.sequences, waiting.salt)
 
-    def schedule(self, sequence: Sequence, salt: str) -> None:
-        """Take it in, or refuse it."""
-        try:
-            self.scheduler.admit(sequence, salt)
-        except Refused as error:
-            self.refuse(sequence.seq, error)
-        else:
-            self._sequences[sequence.seq] = sequence
+    def schedule(self, sequences: Seq[Sequence], salt: str) -> None:
+        """Take them in, or refuse them."""
+        for sequence in sequences:
+            try:
+                self.scheduler.admit(sequence, salt)
+            except Refused as error:
+                self.refuse([sequence], error)
+            else:
+                self._sequences[sequence.seq] = sequence
 
-    def refuse(self, seq: int, error: Refused) -> None:
-        """Say why it will not run."""
-        self.link.send(frames.SequenceFailed(seq=seq, error=str(error), error_type="validation"))
+    def refuse(self, sequences: Seq[Sequence], error: Refused) -> None:
+        """Say why they will not run."""
+        for sequence in sequences:
+            failed = frames.SequenceFailed(seq=sequence.seq, error=str(error), error_type="validation")
+            self.link.send(failed)
 
     def fail(self, sequence: Sequence, error: str) -> None:
         """Let it go with an error: the others run on."""
@@ -291,10 +286,28 @@ class Engine:
 _SAMPLING = [f.name for f in fields(Sampling) if f.name not in ("choice", "constrained")]
 
 
-def sampling_of(frame: frames.Admit) -> Sampling:
-    """The part of the job's parameters that chooses tokens."""
-    given = {name: getattr(frame.params, name) for name in _SAMPLING}
-    return Sampling(choice=frame.choice, constrained=frame.params.grammar is not None, **given)
+def sequences_of(frame: frames.Admit) -> list[Sequence]:
+    """The sequence of the frame, and its siblings."""
+    return [
+        Sequence(
+            seq=seq,
+            prompt=tuple(frame.prompt),
+            output=list(frame.output),
+            sampling=sampling_of(frame.params, choice),
+            max_new_tokens=frame.params.max_new_tokens,
+            ignore_eos=frame.params.ignore_eos,
+            prompt_logprobs=frame.prompt_logprobs and seq == frame.seq,
+            group=frame.seq if frame.siblings else 0,
+            allowed=frame.allowed,
+        )
+        for seq, choice in ((frame.seq, frame.choice), *frame.siblings)
+    ]
+
+
+def sampling_of(params: SamplingParams, choice: int) -> Sampling:
+    """The part of a job's parameters that chooses tokens."""
+    given = {name: getattr(params, name) for name in _SAMPLING}
+    return Sampling(choice=choice, constrained=params.grammar is not None, **given)
 
 
 def sentence(error: BaseException) -> str:

@@ -185,24 +185,28 @@ class ScriptedRunner:
         if bucket not in self._buckets:
             raise KeyError(f"{bucket} is not in the plan")
         _check(0 < len(step.rows) <= bucket.batch, "no rows, or more than its bucket")
-        _check(len({row.slot for row in step.rows}) == len(step.rows), "two rows of one slot")
+        slots = [slot for row in step.rows for slot in (row.slot, *row.forks)]
+        _check(len({*slots}) == len(slots), "two rows of one slot")
         self._check_shape(step)
+        self._copy(step.copies)
         for row in step.rows:
             self._check_row(row)
             self._check_context(row)
         self._check_writes(step.rows)
         for row in step.rows:
             self._write(row)
-        constrained = any(row.sample and self.slots[row.slot].script.constrained for row in step.rows)
+        chosen = [row for rows in step.rounds for row in rows]
+        constrained = any(row.sample and self.slots[row.slot].script.constrained for row in chosen)
         _check(constrained == (allowed is not None), "a constraint and no masks, or masks and no constraint")
-        return self._run(step, _rows(allowed()) if allowed else [b""] * len(step.rows))
+        return self._run(step, _rows(allowed()) if allowed else [b""] * len(chosen))
 
     def _run(self, step: Step, masks: list[bytes]) -> Running:
         """The tokens are known at once; the device takes its time, one step after another."""
         rows = [(row, self.slots[row.slot]) for row in step.rows]
-        sampling = [(row, slot) for row, slot in rows if row.sample]
-        said = zip(rows, masks, strict=True)
-        sampled = [slot.say(row.position, mask) for (row, slot), mask in said if row.sample]
+        chosen = [row for turn in step.rounds for row in turn]
+        sampling = [(row, self.slots[row.slot]) for row in chosen if row.sample]
+        said = [mask for row, mask in zip(chosen, masks, strict=True) if row.sample]
+        sampled = [slot.say(row.position, mask) for (row, slot), mask in zip(sampling, said, strict=True)]
         obey = tuple((slot.script.directives, row.position) for row, slot in sampling)
         scores = [self._score(row.start + index) for row, _ in rows for index in range(len(row.targets))]
         seconds = self.settings.step + sum(slot.script.directives.get("slow", 0) for _, slot in rows)
@@ -256,6 +260,19 @@ class ScriptedRunner:
         _check(len(distinct) == len(row.blocks), "a block twice in one table")
         _check(distinct <= self._blocks, "a block that is scratch or absent")
         _check(end <= len(row.blocks) * self.plan.limits.block_size, "a block table that is too short")
+
+        for fork in row.forks:
+            _check(row.sample and fork in self.slots, "a fork of a row that samples nothing, or of no slot")
+            _check(self.slots[fork].tokens == slot.tokens, "a fork whose tokens are others")
+
+    def _copy(self, copies: Sequence[tuple[int, int]]) -> None:
+        """The blocks' content, one after another."""
+        _check(len({target for _, target in copies}) == len(copies), "two copies onto one block")
+        for source, target in copies:
+            _check({source, target} <= self._blocks, "a copy from or to a block that is scratch or absent")
+            self._tails.pop(target, None)
+            if source in self._tails:
+                self._tails[target] = self._tails[source]
 
     def _check_context(self, row: Row) -> None:
         """The blocks must hold K/V of exactly this sequence's tokens at positions [0, start)."""

@@ -41,6 +41,8 @@ class Sequence:
     """Its prompt tokens' log-probabilities are wanted: nothing is taken from the prefix cache."""
     root: bytes = b""
     """The prefix key that its first block has as parent."""
+    group: int = 0
+    """Sequences of one group have the same prompt, and one prefill while they have no output; 0: it is alone."""
     age: int = 0
     """Order of admission: a smaller age goes first and is preempted last."""
     passed: int = 0
@@ -101,6 +103,11 @@ class Sequence:
     def held(self) -> bool:
         """Whether it waits, with its slot and blocks, until it is allowed more tokens."""
         return len(self.output) + self.unread >= self.allowed
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it has nothing yet but its prompt."""
+        return not (self.output or self.replay or self.suspect)
 
     @property
     def scoring(self) -> bool:

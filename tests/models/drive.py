@@ -96,7 +96,7 @@ class Driver:
             for each in batch.opened:
                 assert each.slot is not None
                 self.runner.open(each.slot, each.prompt, each.output, each.sampling)
-            constrained = any(row.sample and each.sampling.constrained for each, row in batch.rows)
+            constrained = any(each.sampling.constrained for each in batch.sampling if each)
             pending = self.runner.launch(batch.step, partial(self.allowed, batch) if constrained else None)
             self._launched.append((batch, pending))
         if self._launched and (batch is None or len(self._launched) >= self.runner.depth):
@@ -113,9 +113,9 @@ class Driver:
         while self._launched:
             self.settle()
         vocab = np.arange(-(-self.runner.info.vocab_size // 32) * 32)
-        masks = np.ones((len(batch.sequences), len(vocab)), bool)
-        for index, (each, row) in enumerate(batch.rows):
-            if each.sampling.constrained and row.sample:
+        masks = np.ones((len(batch.sampling), len(vocab)), bool)
+        for index, each in enumerate(batch.sampling):
+            if each and each.sampling.constrained:
                 masks[index] = (vocab // 3 + [*each.prompt, *each.output][-1]) % 2 == 0
         return np.packbits(masks, axis=1, bitorder="little").view(np.int32).data
 

@@ -45,7 +45,7 @@ def sequence(seq: int = 0, output: bytes = b"", least: int = 0) -> Sequence:
 def outcome(grammars: Constraints, each: Sequence, grammar: Grammar) -> Refused | None:
     """Have it compiled."""
     found: list[Refused | None] = []
-    grammars.admit(each, grammar, "")
+    grammars.admit([each], grammar, "")
 
     def heard() -> bool:
         found.extend(error for _, error in grammars.ready())
@@ -216,7 +216,7 @@ def test_one_that_takes_too_long_is_refused(
 
 
 def test_one_that_was_dropped_meanwhile_is_forgotten(grammars: Constraints, stuck: threading.Event) -> None:
-    grammars.admit(sequence(1), Regex("a"), "")
+    grammars.admit([sequence(1)], Regex("a"), "")
     assert grammars.waiting and grammars.drop(1) and not grammars.waiting and not grammars.drop(1)
     stuck.set()
     ready(grammars, sequence(2), Regex("b"))
