@@ -473,13 +473,20 @@ class Chaos(RuleBasedStateMachine):
         done=st.integers(0, 5),
         poison=st.integers(0, 9),
         scored=st.booleans(),
+        choices=st.sampled_from([1, 1, 2, 4]),
     )
-    def admit(self, length: int, alike: int, count: int, done: int, poison: int, scored: bool) -> None:
+    def admit(
+        self, length: int, alike: int, count: int, done: int, poison: int, scored: bool, choices: int
+    ) -> None:
         words = list(b"!raise@2") if poison == 0 else prompt(length, alike)
-        fresh = sequence(len(self.all), words, count, prompt_logprobs=scored)
-        fresh.output += expected(fresh, min(done, count - 1))
-        self.lab.admit(fresh)
-        self.all.append(fresh)
+        group = len(self.all) + 1 if choices > 1 else 0
+        for choice in range(choices):
+            sampling = Sampling(seed=group, choice=choice, do_sample=True)
+            fresh = sequence(len(self.all), words, count, sampling=sampling, group=group)
+            fresh.prompt_logprobs = scored and not choice
+            fresh.output += expected(fresh, min(done, count - 1) if choice % 2 == 0 else 0)
+            self.lab.admit(fresh)
+            self.all.append(fresh)
 
     @rule(count=st.integers(1, 12))
     def step(self, count: int) -> None:
