@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,7 +43,7 @@ class Talk:
     def admit(
         self,
         seq: int,
-        prompt: bytes,
+        prompt: Sequence[int],
         count: int,
         output: list[int] | None = None,
         scored: bool = False,
