@@ -1,4 +1,4 @@
-"""The sampler's noise: a hash of (seed, choice, position, token), the same 32 bits on every device.
+"""The sampler's noise: a hash of (seed, position, token), the same 32 bits on every device.
 
 Half of it is made on the host (64 bits per row and step), half is int32 tensor arithmetic (32 bits per token), where
 multiplication wraps and a shift is made logical by a mask. A device's logarithm may round the noise differently in
@@ -24,10 +24,9 @@ def _mix64(x: Words) -> Words:
     return x ^ (x >> np.uint64(31))
 
 
-def row_keys(seeds: Words, choices: Words, positions: Words) -> NDArray[np.int32]:
+def row_keys(seeds: Words, positions: Words) -> NDArray[np.int32]:
     """Two int32 [B, 2] that stand for each row's choice of one token; products wrap at 64 bits."""
-    places = (choices << np.uint64(40)) + positions + np.uint64(1)
-    keys = _mix64((_mix64(seeds + _GOLDEN) ^ _mix64(places)) + _GOLDEN)
+    keys = _mix64((_mix64(seeds + _GOLDEN) ^ _mix64(positions + np.uint64(1))) + _GOLDEN)
     halves = np.stack([keys >> np.uint64(32), keys & np.uint64(0xFFFFFFFF)], axis=1)
     return halves.astype(np.uint32).view(np.int32)
 

@@ -15,8 +15,7 @@ class Sampling:
     """How one sequence's tokens are chosen; the neutral value of each filter switches it off."""
 
     seed: int = 0
-    """uint64; the noise is a hash of (seed, choice, position, token)."""
-    choice: int = 0
+    """uint64; the noise is a hash of (seed, position, token)."""
     do_sample: bool = False
     """False: greedy, and temperature and filters are not applied (penalties are)."""
     temperature: float = 1.0

@@ -66,8 +66,7 @@ class Wishes:
         self._scratch, self._dtype = slots, dtype
         self._floats = np.zeros((slots + 1, len(Floats._fields)))
         self._ints = np.zeros((slots + 1, len(Ints._fields)), np.int32)
-        self._seeds, self._choices = np.zeros((2, slots + 1), np.uint64)
-        self._min_new_tokens = np.zeros(slots + 1, np.uint64)
+        self._seeds, self._min_new_tokens = np.zeros((2, slots + 1), np.uint64)
         self._parts = np.zeros(slots + 1, np.int64)
         self.top_n = [0] * (slots + 1)
         """How many of the likeliest tokens each slot's sequence wants to see."""
@@ -87,7 +86,7 @@ class Wishes:
             slot=slot,
             times=penalises(sampling),
         )
-        self._seeds[slot], self._choices[slot] = sampling.seed, sampling.choice
+        self._seeds[slot] = sampling.seed
         self._min_new_tokens[slot] = 0 if sampling.constrained else sampling.min_new_tokens
         self._parts[slot] = parts_of(sampling)
         self.top_n[slot] = sampling.top_n
@@ -110,7 +109,7 @@ class Wishes:
         sample = np.zeros(batch, bool)
         sample[:count] = [row.sample for row in rows]
         ints = self._ints[slots]
-        ints[:, _KEYS] = row_keys(self._seeds[slots], self._choices[slots], positions)
+        ints[:, _KEYS] = row_keys(self._seeds[slots], positions)
         ints[:, _BAN] = positions < self._min_new_tokens[slots]
         ints[~sample, _SLOT] = self._scratch
         ints[~sample, _TIMES] = 0

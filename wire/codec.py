@@ -10,7 +10,8 @@ from wire.job import Job, Result
 
 WIRE_VERSION = 2
 """The newest that is read. What is written is marked with the oldest version whose readers understand it: new fields
-that an older one may ignore raise nothing, and a job without a grammar is still of version 1."""
+that an older one may ignore raise nothing, and a job of one choice without a grammar is still of
+version 1."""
 
 
 class _Versioned(msgspec.Struct, frozen=True):
@@ -32,7 +33,7 @@ def encode_job(job: Job) -> bytes:
 
 def version_of(job: Job) -> int:
     """The oldest wire version whose readers would not misread the job."""
-    return 2 if job.params.grammar else 1
+    return 2 if job.params.grammar or job.params.candidates > 1 else 1
 
 
 def decode_job(data: bytes) -> Job:

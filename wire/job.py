@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from typing import Literal
 
@@ -13,6 +14,7 @@ State = Literal["queued", "in_progress", "completed", "failed", "cancelled", "ex
 FinishReason = Literal["length", "eos_token", "stop_sequence"]
 
 TERMINAL: frozenset[State] = frozenset({"completed", "failed", "cancelled", "expired"})
+MOST_CHOICES = 128
 MIN_PRIORITY, MAX_PRIORITY, DEFAULT_PRIORITY = 0, 9, 5
 DEFAULT_TTL = 24 * 3600.0
 
@@ -54,8 +56,22 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """(token id, what is added to its logit), [-100, 100], each id once; before the penalties."""
     top_n: int = 0
     """Report the n likeliest tokens beside each chosen one, 0 to 20; 0: none."""
+    n: int = 1
+    """Choices that the client gets, 1 to MOST_CHOICES; choice i samples with `choice_seed(seed, i)`."""
+    best_of: int = 1
+    """More than 1: so many are generated, and the likeliest `n` are told, none before all have ended; at least `n`."""
     grammar: Grammar | None = None
     """What the text must follow to its end; one that is cut off by max_new_tokens is not whole."""
+
+    @property
+    def candidates(self) -> int:
+        """Texts that are generated."""
+        return max(self.n, self.best_of)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether they are told in the order of their likelihood, and only the best `n`."""
+        return self.best_of > 1
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,18 +115,39 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         return cls(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a completed job produced; stored in its record and as the Celery result."""
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """One choice of a job."""
 
     text: str
     finish_reason: FinishReason
     seed: int
+    """The one that a job of this choice alone would have."""
+    tokens: int
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What a completed job produced; stored in its record and as the Celery result."""
+
+    text: str
+    """Of the first choice, as the next two."""
+    finish_reason: FinishReason
+    seed: int
     usage: Usage
+    choices: tuple[Completion, ...] = ()
+    """All of them; empty: there is one."""
 
 
 def new_job_id() -> str:
     """128 random bits, in hex."""
     return secrets.token_hex(16)
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """What choice `choice` samples with; the first with the job's own seed. Of 53 bits, as `new_seed`."""
+    if choice == 0:
+        return seed
+    digest = hashlib.blake2b(b"%d %d" % (seed, choice), digest_size=8).digest()
+    return int.from_bytes(digest) >> 11
 
 
 def new_seed() -> int:

@@ -15,7 +15,7 @@ import msgspec
 from wire.body import GenerateRequest, MalformedRequest, Parameters, from_call, from_mapping, parse
 from wire.errors import ValidationError
 from wire.grammar import of_tgi
-from wire.job import MAX_PRIORITY, MIN_PRIORITY, Job, SamplingParams, new_seed
+from wire.job import MAX_PRIORITY, MIN_PRIORITY, MOST_CHOICES, Job, SamplingParams, new_seed
 
 __all__ = [
     "DEFAULT_NEW_TOKENS",
@@ -119,6 +119,7 @@ def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = F
     _check_lengths(p, limits)
     _check_request(request, limits)
     _check_supported(p)
+    best_of = max(1, p.best_of or 1)
     return SamplingParams(
         max_new_tokens=DEFAULT_NEW_TOKENS if p.max_new_tokens is None else p.max_new_tokens,
         seed=new_seed() if p.seed is None else p.seed,
@@ -134,6 +135,8 @@ def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = F
         stop=tuple(p.stop),
         ignore_eos=p.ignore_eos,
         min_new_tokens=p.min_new_tokens or 0,
+        n=p.n or (best_of if p.details else 1),
+        best_of=best_of,
         grammar=None if p.grammar is None else of_tgi(p.grammar),
     )
 
@@ -150,6 +153,9 @@ def _check_best_of(p: Parameters, limits: RequestLimits, stream: bool) -> None:
         best_of <= limits.max_best_of, f"`best_of` must be > 0 and <= {limits.max_best_of}. Given: {best_of}"
     )
     _require(best_of <= 1 or p.sampling, "you must use sampling when `best_of` is > 1")
+    n = 1 if p.n is None else p.n
+    _require(0 < n <= MOST_CHOICES, f"`n` must be > 0 and <= {MOST_CHOICES}. Given: {n}")
+    _require(best_of <= 1 or n <= best_of, f"`n` must be <= `best_of`. Given: {n} of {best_of}")
 
 
 def _check_sampling(p: Parameters) -> None:
@@ -223,7 +229,6 @@ def _check_request(request: GenerateRequest, limits: RequestLimits) -> None:
 def _check_supported(p: Parameters) -> None:
     """What TGI serves and Sagrada does not yet is refused, never ignored."""
     asked = {
-        "best_of": _or(p.best_of, 1) > 1,
         "watermark": p.watermark,
         "top_n_tokens": bool(p.top_n_tokens),
         "decoder_input_details": p.decoder_input_details,

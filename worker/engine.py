@@ -283,7 +283,7 @@ class Engine:
             raise Refused(f"token ids must lie in [0, {vocab}): use this model's tokenizer")
 
 
-_SAMPLING = [f.name for f in fields(Sampling) if f.name not in ("choice", "constrained")]
+_SAMPLING = [f.name for f in fields(Sampling) if f.name not in ("seed", "constrained")]
 
 
 def sequences_of(frame: frames.Admit) -> list[Sequence]:
@@ -293,21 +293,21 @@ def sequences_of(frame: frames.Admit) -> list[Sequence]:
             seq=seq,
             prompt=tuple(frame.prompt),
             output=list(frame.output),
-            sampling=sampling_of(frame.params, choice),
+            sampling=sampling_of(frame.params, seed),
             max_new_tokens=frame.params.max_new_tokens,
             ignore_eos=frame.params.ignore_eos,
             prompt_logprobs=frame.prompt_logprobs and seq == frame.seq,
             group=frame.seq if frame.siblings else 0,
             allowed=frame.allowed,
         )
-        for seq, choice in ((frame.seq, frame.choice), *frame.siblings)
+        for seq, seed in ((frame.seq, frame.params.seed), *frame.siblings)
     ]
 
 
-def sampling_of(params: SamplingParams, choice: int) -> Sampling:
+def sampling_of(params: SamplingParams, seed: int) -> Sampling:
     """The part of a job's parameters that chooses tokens."""
     given = {name: getattr(params, name) for name in _SAMPLING}
-    return Sampling(choice=choice, constrained=params.grammar is not None, **given)
+    return Sampling(seed=seed, constrained=params.grammar is not None, **given)
 
 
 def sentence(error: BaseException) -> str:

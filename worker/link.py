@@ -32,9 +32,8 @@ class Admit(msgspec.Struct, frozen=True, tag="admit", kw_only=True):
     prompt: list[int]
     output: list[int]
     params: SamplingParams
-    choice: int = 0
     siblings: tuple[tuple[int, int], ...] = ()
-    """(seq, choice) of others with the same prompt; where there is no output yet, one prefill serves all of them."""
+    """(seq, seed) of others that differ in nothing else; while there is no output, one prefill serves all of them."""
     salt: str = ""
     """Whose prefixes it may share: sequences of different salts share none."""
     prompt_logprobs: bool = False

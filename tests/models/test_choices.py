@@ -24,14 +24,14 @@ WISH = Sampling(seed=3, do_sample=True, temperature=0.9, top_p=0.95, frequency_p
 
 def choices(prompt: list[int], size: int, new: int = NEW) -> list[Sequence]:
     """A group."""
-    return [sequence(prompt, new, replace(WISH, choice=choice), group=1) for choice in range(size)]
+    return [sequence(prompt, new, replace(WISH, seed=choice), group=1) for choice in range(size)]
 
 
 def alone(runner: PagedRunner, prompt: list[int], size: int, new: int = NEW) -> list[list[int]]:
     """What each choice says when it is by itself."""
     texts = []
     for choice in range(size):
-        one = sequence(prompt, new, replace(WISH, choice=choice))
+        one = sequence(prompt, new, replace(WISH, seed=choice))
         drive(runner, [one])
         texts.append(list(one.output))
     return texts
@@ -80,7 +80,7 @@ def test_deterministic_choices_are_the_same_to_the_bit(model_of: Maker) -> None:
     crowd = choices(prompt, 4)
     together = drive(runner, [*crowd, *(sequence(each, NEW, WISH) for each in prompts()[2:5])])
     for choice, each in enumerate(crowd):
-        one = sequence(prompt, NEW, replace(WISH, choice=choice))
+        one = sequence(prompt, NEW, replace(WISH, seed=choice))
         assert drive(runner, [one])[one] == together[each]
 
 

@@ -129,7 +129,6 @@ def test_what_json_cannot_say_and_msgpack_can_is_refused(name: str, value: float
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"best_of": 2, "do_sample": True},
         {"watermark": True},
         {"top_n_tokens": 1},
         {"decoder_input_details": True},
@@ -198,6 +197,7 @@ def test_every_parameter_arrives() -> None:
         "stop": ["x", "y"],
         "ignore_eos": True,
         "min_new_tokens": 5,
+        "n": 3,
     }
     params = msgspec.structs.asdict(resolve(request(**given), LIMITS))
     assert params == {
@@ -206,7 +206,15 @@ def test_every_parameter_arrives() -> None:
         "include_stop": True,
         "logit_bias": (),
         "top_n": 0,
+        "best_of": 1,
+        "grammar": None,
     }
+
+
+def test_of_the_best_the_others_are_there_if_details_are() -> None:
+    for details, n in ((False, 1), (True, 2)):
+        params = resolve(request(best_of=2, do_sample=True, details=details), LIMITS)
+        assert (params.n, params.best_of, params.candidates) == (n, 2, 2)
 
 
 def test_a_seed_is_drawn_where_none_is_given() -> None:

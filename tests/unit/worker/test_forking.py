@@ -17,7 +17,7 @@ def group(number: int, length: int, new: int, size: int = 4, **changes: object) 
             10 * number + choice,
             prompt(length, number),
             new,
-            sampling=Sampling(seed=number, choice=choice, do_sample=True),
+            sampling=Sampling(seed=10 * number + choice, do_sample=True),
             group=number,
             **changes,
         )
@@ -128,7 +128,7 @@ def test_a_step_that_raises_costs_one_of_them(position: int, depth: int) -> None
             choice,
             poison if choice < 3 else prompt(9),
             6,
-            sampling=Sampling(seed=1, choice=choice, do_sample=True),
+            sampling=Sampling(seed=choice, do_sample=True),
             group=1 if choice < 3 else 0,
         )
         for choice in range(4)

@@ -481,7 +481,7 @@ class Chaos(RuleBasedStateMachine):
         words = list(b"!raise@2") if poison == 0 else prompt(length, alike)
         group = len(self.all) + 1 if choices > 1 else 0
         for choice in range(choices):
-            sampling = Sampling(seed=group, choice=choice, do_sample=True)
+            sampling = Sampling(seed=10 * group + choice, do_sample=True)
             fresh = sequence(len(self.all), words, count, sampling=sampling, group=group)
             fresh.prompt_logprobs = scored and not choice
             fresh.output += expected(fresh, min(done, count - 1) if choice % 2 == 0 else 0)
