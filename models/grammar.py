@@ -60,6 +60,10 @@ class Matcher:
         self.at = at
         self._consumed = 0
 
+    def copy(self) -> Matcher:
+        """One at the same place, for another sequence."""
+        return Matcher(self.at.deep_copy())
+
     def follow(self, output: Sequence[int]) -> str:
         """Go to the end of the output; what is wrong, if that is not of the grammar, or costs too much.
 
@@ -94,14 +98,14 @@ class Grammars:
         self._executor = LLExecutor()
         self._eos = _bits(eos_ids, vocab_size)
 
-    def compile(self, grammar: str) -> LLMatcher:
+    def compile(self, grammar: str) -> Matcher:
         """At the beginning of the grammar, to be copied for each sequence; BadGrammar."""
         if len(grammar) > MOST_TEXT:
             raise BadGrammar(f"it has {len(grammar)} bytes, and may have {MOST_TEXT}")
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
             raise BadGrammar(_reason(matcher))
-        return matcher
+        return Matcher(matcher)
 
     def masks(self, rows: int, at: Sequence[tuple[int, Matcher]], early: Sequence[int]) -> memoryview:
         """As models.step.Allowed has them: what these rows may choose; everything, all others and who is in error.

@@ -16,8 +16,6 @@ from worker.scheduler import Refused
 from worker.sequence import Sequence
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher
-
     from models.grammar import Grammars, Matcher
 
 PATIENCE = 10.0
@@ -53,9 +51,9 @@ class Constraints:
         """By the number under which the thread knows them."""
         self._numbers = count()
         self._jobs: SimpleQueue[tuple[int, Grammar]] = SimpleQueue()
-        self._done: SimpleQueue[tuple[int, LLMatcher | str]] = SimpleQueue()
+        self._done: SimpleQueue[tuple[int, Matcher | str]] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._kept: OrderedDict[Grammar, LLMatcher | str] = OrderedDict()
+        self._kept: OrderedDict[Grammar, Matcher | str] = OrderedDict()
         self._kept_bytes = 0
 
     @property
@@ -94,7 +92,7 @@ class Constraints:
                 found.append((waiting, Refused(f"grammar is not valid: {answer}")))
                 continue
             for sequence in waiting.sequences:
-                sequence.matcher = self._matcher(answer)
+                sequence.matcher = answer.copy()
             found.append((waiting, None))
         now = time.monotonic()
         for number, waiting in [pair for pair in self._waiting.items() if pair[1].until <= now]:
@@ -119,11 +117,6 @@ class Constraints:
         failed += [(s, error) for _, s, matcher in at if (error := matcher.error)]
         return Masked(masks, failed)
 
-    def _matcher(self, compiled: LLMatcher) -> Matcher:
-        from models.grammar import Matcher
-
-        return Matcher(compiled.deep_copy())
-
     def _run(self) -> None:
         """The thread's: torch is in this process already, and what it imports here is small."""
         from models.grammar import Grammars
@@ -138,14 +131,14 @@ class Constraints:
             except Exception as error:  # a tokenizer that it cannot read: whoever asks hears of it
                 self._done.put((number, f"{type(error).__name__}: {error}"))
 
-    def _compiled(self, grammars: Grammars, grammar: Grammar) -> LLMatcher | str:
+    def _compiled(self, grammars: Grammars, grammar: Grammar) -> Matcher | str:
         """From what is kept, or anew; or what is wrong with it."""
         if (kept := self._kept.get(grammar)) is not None:
             self._kept.move_to_end(grammar)
             return kept
         from models.grammar import BadGrammar
 
-        answer: LLMatcher | str
+        answer: Matcher | str
         try:
             answer = grammars.compile(source_of(grammar))
         except BadGrammar as error:

@@ -11,7 +11,8 @@ def followers(leader: Sequence, waiting: Iterable[Sequence]) -> list[Sequence]:
     """Those that may begin with what it prefills."""
     if not (leader.group and leader.fresh):
         return []
-    return [s for s in waiting if s is not leader and s.group == leader.group and s.fresh]
+    alike = (s for s in waiting if s is not leader and s.group == leader.group)
+    return [s for s in alike if s.fresh and not s.held]
 
 
 def led(waiting: Iterable[Sequence], running: Iterable[Sequence]) -> set[Sequence]:
