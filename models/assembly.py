@@ -46,6 +46,7 @@ def assemble(loaded: Loaded) -> PagedRunner:
     try:
         plan = _plan(loaded, _limits(loaded, device.memory().free))
         sampler = _sampler(loaded, plan.limits)
+        device.step_boundary()  # with or without a trial behind it, it is a recipe of its own, which is found again
         if device.measured:
             plan = _measured(loaded, plan, sampler)
         loaded.pools.allocate(plan.limits.num_blocks, plan.limits.block_size, device.torch)
@@ -85,7 +86,8 @@ def _measured(loaded: Loaded, plan: Plan, sampler: Sampler) -> Plan:
     must not change a shape.
     """
     free, folder = loaded.device.memory().free, loaded.spec.recipes
-    last = last_start(folder)
+    device = ", ".join(loaded.device.info().values())
+    last = last_start(folder, device)
     need = last.need if last else _trial(loaded, plan, sampler)
     budget = Budget(free, need, len(plan))
     size = loaded.block_bytes(plan.limits)
@@ -94,20 +96,26 @@ def _measured(loaded: Loaded, plan: Plan, sampler: Sampler) -> Plan:
     else:
         if loaded.spec.kv_blocks:
             budget.check(loaded.spec.kv_blocks, size)
-        elif budget.left < 2 * size:
-            budget.check(2, size)
+        else:
+            longest = plan.limits.blocks_of(loaded.spec.max_total_tokens or 1)
+            budget.check(1 + longest, size, plan.limits.block_size)
         limits = _limits(loaded, budget.left)
     plan = _plan(loaded, limits, last)
-    Start(limits, plan.buckets, need).save(folder)
+    Start(limits, plan.buckets, need, device).save(folder)
     return plan
 
 
 def _trial(loaded: Loaded, plan: Plan, sampler: Sampler) -> Need:
-    """See models/room.py."""
+    """See models/room.py. ModelRefused if not even that fits."""
     loaded.pools.allocate(1, plan.limits.block_size, loaded.device.torch)
     runner = _runner(loaded, plan, sampler, ready=0)
     try:
         return runner.trial()
+    except RuntimeError as error:  # torch has no narrower one for "out of memory" on every device
+        raise ModelRefused(
+            f"no memory for the largest steps beside the weights: set PREFILL_CHUNK, SLOTS or MAX_TOTAL_TOKENS lower, "
+            f"or use more cards ({error})"
+        ) from error
     finally:
         runner.close()
 

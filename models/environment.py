@@ -45,8 +45,9 @@ def hpu(spec: LoadSpec, torch: str, given: Mapping[str, str]) -> dict[str, str]:
     mode = given.get(LAZY) or ("1" if has_lazy_mode(torch) else "0")
     chosen = {LAZY: mode, **ALWAYS, **(COMPILING if mode == "0" else {})}
     if spec.recipes:
-        # folder, whether to empty it at the start, most MiB, whether it is on NFS
-        chosen["PT_HPU_RECIPE_CACHE_CONFIG"] = f"{spec.recipes},false,{RECIPES_MIB},false"
+        # Folder, whether to empty it at the start, most MiB; a fourth field stops 1.19. Inference appends the rank to
+        # the folder's name: this way that one lies in ours, too.
+        chosen["PT_HPU_RECIPE_CACHE_CONFIG"] = f"{spec.recipes}/rank,false,{RECIPES_MIB}"
     return {**chosen, **{name: value for name, value in given.items() if name in chosen and value}}
 
 
@@ -61,4 +62,4 @@ def recipes_folder(root: Path, spec: LoadSpec, software: str) -> Path:
     text = repr((software, sorted(decisive.items())))
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     name = spec.model_id.rstrip("/").rpartition("/")[2] or "model"
-    return root / f"{name}-{digest}"
+    return root / f"{name.replace(',', '-')}-{digest}"  # commas part the fields of Habana's setting

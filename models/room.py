@@ -15,7 +15,7 @@ from typing import Any
 from models.errors import ModelRefused
 from models.plan import Bucket, Limits
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 FILE = "start.json"
 """In the folder of recipes."""
 
@@ -48,19 +48,31 @@ class Budget:
         """For the KV pools."""
         return self.free - self.need.of(self.buckets)
 
-    def check(self, blocks: int, block_bytes: int) -> None:
-        """ModelRefused, with the numbers and what would fit, if so many blocks do not."""
+    def check(self, blocks: int, block_bytes: int, tokens: int = 0) -> None:
+        """ModelRefused, with the numbers and what would fit, if so many blocks do not.
+
+        They are KV_BLOCKS, or, if the `tokens` of a block are given, what one sequence of MAX_TOTAL_TOKENS takes.
+        """
         pools = blocks * block_bytes
         if pools <= self.left:
             return
         graphs = (self.free - self.need.step - pools) // max(1, self.need.bucket)
-        ways = [f"KV_BLOCKS to at most {self.left // block_bytes}"] if self.left >= 2 * block_bytes else []
+        fit = self.left // block_bytes
+        least = (
+            f"MAX_TOTAL_TOKENS to at most {(fit - 1) * tokens}" if tokens else f"KV_BLOCKS to at most {fit}"
+        )
+        ways = [least] if fit >= 2 else []
         ways += [f"GRAPHS to at most {graphs}"] if graphs >= 3 else []
         raise ModelRefused(
-            f"the warm-up would not fit: a step takes {self.need.step / GIB:.2f} GiB, {self.buckets} buckets "
-            f"{self.need.bucket * self.buckets / GIB:.2f} GiB and {blocks} KV blocks {pools / GIB:.2f} GiB, where "
-            f"{self.free / GIB:.2f} GiB are free: set {' or '.join(ways) or 'PREFILL_CHUNK lower, or use more cards'}"
+            f"the warm-up would not fit: a step takes {in_words(self.need.step)}, {self.buckets} buckets "
+            f"{in_words(self.need.bucket * self.buckets)} and {blocks} KV blocks {in_words(pools)}, where "
+            f"{in_words(self.free)} are free: set {' or '.join(ways) or 'PREFILL_CHUNK lower, or use more cards'}"
         )
+
+
+def in_words(size: int) -> str:
+    """Bytes, for people."""
+    return f"{size / GIB:.2f} GiB" if size >= GIB // 10 else f"{size / MIB:.2f} MiB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,8 @@ class Start:
     limits: Limits
     buckets: tuple[Bucket, ...]
     need: Need
+    device: str
+    """On which: another card, software or strategy needs something else."""
 
     def save(self, folder: str) -> None:
         """Write it, whole or not at all; a folder that cannot be written costs the next start its recipes."""
@@ -81,6 +95,7 @@ class Start:
                 "limits": asdict(self.limits),
                 "buckets": [astuple(bucket) for bucket in self.buckets],
                 "need": asdict(self.need),
+                "device": self.device,
             }
         )
         with suppress(OSError):
@@ -90,13 +105,14 @@ class Start:
             fresh.replace(path)
 
 
-def last_start(folder: str) -> Start | None:
-    """What the last start came to; None if there was none, or nothing that can be read."""
+def last_start(folder: str, device: str) -> Start | None:
+    """What the last start on such a device came to; None if there was none, or nothing that can be read."""
     if not folder:
         return None
     try:
         kept: dict[str, Any] = json.loads((Path(folder) / FILE).read_text())
         buckets = tuple(Bucket(*bucket) for bucket in kept["buckets"])
-        return Start(Limits(**kept["limits"]), buckets, Need(**kept["need"]))
+        start = Start(Limits(**kept["limits"]), buckets, Need(**kept["need"]), kept["device"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
+    return start if start.device == device else None

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The full matrix: everything in one environment, the models again under the older transformers, and what we call of
-# Habana's kernels beside optimum-habana. Writes the report.
+# The full matrix: everything in one environment, the models again under the older transformers, and beside
+# optimum-habana what we call of Habana's kernels and the checks for the first card. Writes the report.
 # Usage: report.sh VENV OLD_VENV HABANA_VENV REPORT
 set -uo pipefail
 venv=$1 old=$2 habana=$3 report=$4 failed=0
@@ -30,6 +30,6 @@ run() { # VENV PYTEST-ARGUMENTS...
   run "$venv" tests -m ""
   # The long audit takes a quarter of an hour, and finds the same under both.
   run "$old" tests/models tests/hpu tests/integration/test_demo_model.py -m "" -k "not 5000"
-  run "$habana" tests/hpu/test_optimum_habana.py -m ""
+  run "$habana" tests/hpu/test_optimum_habana.py tests/hpu/test_first_card.py -m ""
   exit $failed
 } 2>&1 | tee "$report"

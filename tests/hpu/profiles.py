@@ -25,6 +25,8 @@ class Profile:
     release: str
     """Which metadata of `habana-torch-plugin` is installed."""
     lazy: bool
+    torch: str
+    """Of an image of that release. Another runs here."""
 
     def environment(self, **more: str) -> dict[str, str]:
         """This process's environment with the plugin in it, and what else is given."""
@@ -56,6 +58,6 @@ class Profile:
         return self.name
 
 
-LAZY = Profile("lazy", "1.22", lazy=True)
-COMPILE = Profile("compile", "1.24", lazy=False)
+LAZY = Profile("lazy", "1.22", lazy=True, torch="2.7.1+hpu")
+COMPILE = Profile("compile", "1.24", lazy=False, torch="2.11.0")
 PROFILES = (LAZY, COMPILE)

@@ -29,6 +29,7 @@ def subject(device: Cpu) -> Subject:
 
 def test_the_doctor_knows_every_check_in_its_order() -> None:
     assert list(checks.CHECKS) == list(first_card.CHECKS)
+    assert all(callable(checks.check_of(name)) for name in checks.CHECKS)
 
 
 class Forgetful(Eager):

@@ -21,6 +21,7 @@ from models.step import LoadSpec
 from tests.models.drive import Driver, quiet, sequence
 
 MIB = 2**20
+DEVICE = "a card"
 Maker = Callable[..., Path]
 
 
@@ -35,6 +36,10 @@ class Card(Cpu):
     def memory(self) -> Memory:
         """The next of what it is to say."""
         return next(self.says)
+
+    def info(self) -> dict[str, str]:
+        """What a start is kept for."""
+        return {"card": DEVICE}
 
 
 def memories(free: int, kept: int, step: int) -> Iterator[Memory]:
@@ -102,11 +107,31 @@ class TestTrial:
             "where 15.00 GiB are free: set KV_BLOCKS to at most 524288 or GRAPHS to at most 5"
         )
 
+    def test_too_little_for_one_sequence_is_refused_with_how_long_one_may_be(
+        self, monkeypatch: pytest.MonkeyPatch, model_of: Maker
+    ) -> None:
+        with pytest.raises(
+            ModelRefused, match="5 KV blocks 0.04 MiB, .* set MAX_TOTAL_TOKENS to at most 32 or GRAPHS"
+        ):
+            started(monkeypatch, model_of("llama"), 11 * MIB + 3 * BLOCK)
+        runner = started(monkeypatch, model_of("llama"), 11 * MIB + 3 * BLOCK, max_total_tokens=32)
+        assert runner.plan.limits.num_blocks == 3
+
     def test_where_nothing_is_left_it_is_refused(
         self, monkeypatch: pytest.MonkeyPatch, model_of: Maker
     ) -> None:
         with pytest.raises(ModelRefused, match="PREFILL_CHUNK lower, or use more cards"):
             started(monkeypatch, model_of("llama"), 4 * MIB)
+
+    def test_a_trial_that_does_not_fit_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, model_of: Maker
+    ) -> None:
+        def no_memory(runner: PagedRunner) -> Need:
+            raise RuntimeError("Out of memory")
+
+        monkeypatch.setattr(PagedRunner, "trial", no_memory)
+        with pytest.raises(ModelRefused, match=r"set PREFILL_CHUNK, SLOTS or .* lower.*\(Out of memory\)"):
+            started(monkeypatch, model_of("llama"), 10 * GIB)
 
 
 def test_a_refusal_says_what_would_fit() -> None:
@@ -128,6 +153,15 @@ class TestNextStart:
         again = started(monkeypatch, model_of("llama"), free + 3 * BLOCK, kept=MIB, recipes=recipes)
         assert again.whole.digest == first.whole.digest
 
+    def test_on_another_device_it_measures_anew(
+        self, monkeypatch: pytest.MonkeyPatch, model_of: Maker, tmp_path: Path
+    ) -> None:
+        recipes, free = str(tmp_path), 11 * MIB + 10 * BLOCK
+        started(monkeypatch, model_of("llama"), free, recipes=recipes)
+        monkeypatch.setattr(Card, "info", lambda self: {"card": "another"})
+        again = started(monkeypatch, model_of("llama"), free + 3 * BLOCK, recipes=recipes)
+        assert again.plan.limits.num_blocks == 13
+
     def test_it_measures_anew_what_no_longer_fits(
         self, monkeypatch: pytest.MonkeyPatch, model_of: Maker, tmp_path: Path
     ) -> None:
@@ -135,7 +169,7 @@ class TestNextStart:
         started(monkeypatch, model_of("llama"), 11 * MIB + 10 * BLOCK, recipes=recipes)
         again = started(monkeypatch, model_of("llama"), 11 * MIB + 7 * BLOCK, recipes=recipes)
         assert again.plan.limits.num_blocks == 7
-        kept = last_start(recipes)
+        kept = last_start(recipes, DEVICE)
         assert kept and kept.limits.num_blocks == 7
 
     def test_traffic_changes_the_plan_only_where_enough_is_saved(
@@ -156,11 +190,11 @@ class TestNextStart:
         assert plan_for(many, recipes) == plan_for(many, "") != first
 
     def test_what_cannot_be_read_is_as_nothing(self, tmp_path: Path) -> None:
-        assert last_start("") is None
-        assert last_start(str(tmp_path)) is None
+        assert last_start("", DEVICE) is None
+        assert last_start(str(tmp_path), DEVICE) is None
         for text in ("{", "{}", '{"limits": {}, "buckets": [], "need": {"step": 1}}'):
             (tmp_path / FILE).write_text(text)
-            assert last_start(str(tmp_path)) is None
+            assert last_start(str(tmp_path), DEVICE) is None
 
     def test_what_is_kept_is_read_again(self, tmp_path: Path) -> None:
         limits = Limits(
@@ -173,7 +207,8 @@ class TestNextStart:
             prefill_batch=2,
             layout="flat",
         )
-        start = Start(limits, (bucket_of(limits, "decode", 2, 8),), Need(step=1, bucket=2))
+        start = Start(limits, (bucket_of(limits, "decode", 2, 8),), Need(step=1, bucket=2), DEVICE)
         start.save(str(tmp_path / "new"))
-        assert last_start(str(tmp_path / "new")) == start
+        assert last_start(str(tmp_path / "new"), DEVICE) == start
+        assert last_start(str(tmp_path / "new"), "another card") is None
         start.save("/proc/nowhere")  # a folder that cannot be written is no reason not to serve

@@ -35,6 +35,9 @@ CHECKS: Mapping[str, str] = {
 }
 """In their order: each depends on those before it."""
 
+PROGRAM = "models.first_card"
+"""The module that runs one of them."""
+
 ON_GAUDI = frozenset({"again", "reference"})
 PATIENCE = 1800.0
 """Seconds for one check: a large model's warm-up on a card that nobody has timed yet."""
@@ -122,7 +125,7 @@ def examine(
 
 def run(name: str, spec: LoadSpec, seat: Seat) -> Seen:
     """One check, to its end or its crash."""
-    command = [sys.executable, "-m", "models.first_card", name, "--device", spec.device]
+    command = [sys.executable, "-m", PROGRAM, name, "--device", spec.device]
     command += ["--model-id", spec.model_id, "--dtype", spec.dtype, "--recipes", spec.recipes]
     try:
         ran = subprocess.run(

@@ -37,7 +37,7 @@ def test_what_the_operator_says_goes_first_where_it_says_something() -> None:
 
 def test_recipes_are_kept_where_the_spec_says() -> None:
     chosen = environment.hpu(SPEC, STOCK, {})
-    assert chosen["PT_HPU_RECIPE_CACHE_CONFIG"] == "/cache/llama,false,16384,false"
+    assert chosen["PT_HPU_RECIPE_CACHE_CONFIG"] == "/cache/llama/rank,false,16384"
     assert "PT_HPU_RECIPE_CACHE_CONFIG" not in environment.hpu(replace(SPEC, recipes=""), STOCK, {})
 
 
@@ -57,6 +57,7 @@ def test_what_decides_the_shapes_decides_the_folder(change: dict[str, object]) -
     assert folder.parent == root and folder.name.startswith("Llama-3.1-8B-")
     assert recipes_folder(root, replace(SPEC, **change), "1.24.1") != folder  # type: ignore[arg-type]
     assert recipes_folder(root, SPEC, "1.23.0") != folder
+    assert "," not in str(recipes_folder(root, replace(SPEC, model_id="./mine,tuned"), "1.24.1"))
     assert recipes_folder(root, replace(SPEC, token="hf_x", offline=True, histogram="/h"), "1.24.1") == folder
 
 

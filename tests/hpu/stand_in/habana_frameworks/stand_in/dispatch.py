@@ -243,7 +243,7 @@ def _note(op: Any, kept: Kept, card: tuple[Any, ...], result: Any, written: list
     graph = GATHERING.lazy if SETTINGS.lazy else Graph()
     graph.add(str(op), card, result, writes)
     if not SETTINGS.lazy:
-        COMPILER.launch(graph.key)
+        COMPILER.launch(graph.key, eager=True)
 
 
 def _cards(value: Any) -> Iterator[Tensor]:

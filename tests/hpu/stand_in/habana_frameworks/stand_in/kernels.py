@@ -19,7 +19,7 @@ from .streams import TIME
 KEY = "PrivateUse1"
 LOOKING = ("as_strided", "view", "_reshape_alias", "unfold")
 """They give views; torch makes all others of them."""
-WHOLE = ("constant_pad_nd", "logsumexp", "repeat", "scaled_dot_product_attention")
+WHOLE = ("constant_pad_nd", "embedding", "logsumexp", "repeat", "scaled_dot_product_attention")
 """What torch would take apart for a device that does not have them, into steps that no card would take."""
 
 aten: Any = torch.ops.aten

@@ -23,6 +23,8 @@ class Ledger:
         """Waits for an event, a stream or the card."""
         self.recipes = 0
         """Recipes compiled."""
+        self.from_disk = 0
+        """Recipes that an earlier process had compiled."""
         self.cold = 0
         """Recipes launched for the first time: the first launch of each is slow."""
         self.launches = 0
@@ -47,6 +49,11 @@ class Ledger:
     def compiled(self, key: object) -> None:
         """A new recipe."""
         self.recipes += 1
+        self._refuse("a recipe that warm-up did not show", key)
+
+    def found(self, key: object) -> None:
+        """A recipe that was on disk: to read it takes time, too."""
+        self.from_disk += 1
         self._refuse("a recipe that warm-up did not show", key)
 
     def launched(self, key: object, first: bool) -> None:

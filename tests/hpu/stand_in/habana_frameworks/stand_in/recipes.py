@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from . import metrics
+from .disk import DISK
 from .ledger import LEDGER
 from .memory import MEMORY, is_card, on_host
 
@@ -25,18 +26,24 @@ class Compiler:
         self.compile_only = False
         """Recipes are made and not launched: what they would give is garbage."""
 
-    def compile(self, key: Hashable) -> None:
-        """Have a recipe."""
+    def compile(self, key: Hashable, eager: bool = False) -> None:
+        """Have a recipe, new or from disk. Of an eager operation neither the metrics nor the disk know."""
         known = key in self._compiled
-        metrics.record("recipe_cache", "hit" if known else "miss")
-        if not known:
-            self._compiled.add(key)
-            metrics.record("graph_compilation", f"recipe_{len(self._compiled)}")
+        found = not known and not eager and DISK.has(key)
+        self._compiled.add(key)
+        if not eager:
+            metrics.record("recipe_cache", "hit" if known or found else "miss")
+        if found:
+            LEDGER.found(key)
+        elif not known:
+            if not eager:
+                metrics.record("graph_compilation", f"recipe_{len(self._compiled)}")
+                DISK.keep(key)
             LEDGER.compiled(key)
 
-    def launch(self, key: Hashable) -> None:
+    def launch(self, key: Hashable, eager: bool = False) -> None:
         """Run a recipe, compiling it if it is new."""
-        self.compile(key)
+        self.compile(key, eager)
         if not self.compile_only:
             LEDGER.launched(key, key not in self._launched)
             self._launched.add(key)

@@ -47,7 +47,8 @@ def attention(
     scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
-    scores = scores.masked_fill(_hidden(scores, is_causal, lengths, padding, window), -torch.inf)
+    if is_causal or lengths is not None or tuple(window) != (-1, -1):
+        scores = scores.masked_fill(_hidden(scores, is_causal, lengths, padding, window), -torch.inf)
     if sinks is not None:
         scores = torch.cat([scores, sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1).to(scores)], -1)
     highest = scores.amax(-1, keepdim=True)

@@ -15,7 +15,9 @@ MEMORY = {"gaudi": 32 * GIB, "gaudi2": 96 * GIB, "gaudi3": 128 * GIB}
 FP8_MAX = {"gaudi2": 240.0, "gaudi3": 448.0}
 """Device type → the largest number of its E4M3; a Gaudi 1 has none."""
 
-LATCHED = ("PT_HPU_LAZY_MODE", "PT_ENABLE_INT64_SUPPORT", "PT_HPU_ENABLE_LAZY_COLLECTIVES")
+LATCHED = (
+    "PT_HPU_LAZY_MODE", "PT_ENABLE_INT64_SUPPORT", "PT_HPU_ENABLE_LAZY_COLLECTIVES", "PT_HPU_RECIPE_CACHE_CONFIG",
+)  # fmt: skip
 BINDING = ("HLS_MODULE_ID", "HABANA_VISIBLE_MODULES")
 """What says which card a process takes, until it has taken one."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ...stand_in.disk import DISK
 from ...stand_in.dispatch import flush
 from ...stand_in.memory import MEMORY
 from ...stand_in.settings import LAST_LAZY, SETTINGS, check_latch
@@ -38,6 +39,7 @@ def add_step_closure(closure: Callable[..., Any], args: Sequence[Any] = ()) -> N
 def _enter(model: Any = None) -> None:
     """RuntimeError if it is set for the first time and there is something on the card already."""
     global _entered
+    DISK.inference = True
     if MEMORY.in_use and not _entered:
         raise RuntimeError("the inference environment must be set before the model is moved to hpu")
     _entered = True
