@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
@@ -20,10 +21,14 @@ MOST_TEXT = 1 << 18
 MOST_SYMBOLS, MOST_STATES = 100_000, 50_000
 """Of one grammar's productions, and of its lexer, at 1 to 2 kB each: what it may take of the host's memory."""
 STEP_FUEL, STEP_ITEMS = 200_000, 20_000
-"""What one mask may cost: some 15 ms at the very most."""
+"""What one mask may cost: some 15 ms, but for literal texts of 100 kB, whose first one has been seen to take 200."""
 
 SPACE = r"[\x20\x0A\x0D\x09]{1,20}"
 """What may stand between two parts of a JSON text: as much as indents it, and not so much that a model gets lost."""
+
+
+Compiled: TypeAlias = LLMatcher
+"""A grammar at its beginning, to be copied for each sequence."""
 
 
 class BadGrammar(ValueError):
@@ -45,7 +50,8 @@ def of_regex(pattern: str) -> str:
 
 def of_choice(options: Sequence[str]) -> str:
     """llguidance's form of a choice between texts."""
-    return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(option) for option in options))
+    # One lexeme, not a rule of many: those all would be looked at in every step.
+    return LLMatcher.grammar_from_lark("start: ONE\nONE: " + " | ".join(map(json.dumps, options)))
 
 
 def of_lark(text: str) -> str:
@@ -59,10 +65,6 @@ class Matcher:
     def __init__(self, at: LLMatcher) -> None:
         self.at = at
         self._consumed = 0
-
-    def copy(self) -> Matcher:
-        """One at the same place, for another sequence."""
-        return Matcher(self.at.deep_copy())
 
     def follow(self, output: Sequence[int]) -> str:
         """Go to the end of the output; what is wrong, if that is not of the grammar, or costs too much.
@@ -98,14 +100,14 @@ class Grammars:
         self._executor = LLExecutor()
         self._eos = _bits(eos_ids, vocab_size)
 
-    def compile(self, grammar: str) -> Matcher:
-        """At the beginning of the grammar, to be copied for each sequence; BadGrammar."""
+    def compile(self, grammar: str) -> Compiled:
+        """BadGrammar; it may never come to an end, or take all there is of memory: see models/trial.py."""
         if len(grammar) > MOST_TEXT:
             raise BadGrammar(f"it has {len(grammar)} bytes, and may have {MOST_TEXT}")
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
             raise BadGrammar(_reason(matcher))
-        return Matcher(matcher)
+        return matcher
 
     def masks(self, rows: int, at: Sequence[tuple[int, Matcher]], early: Sequence[int]) -> memoryview:
         """As models.step.Allowed has them: what these rows may choose; everything, all others and who is in error.

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from wire.grammar import Choice, Grammar, JsonObject, Lark, Regex, Schema
 from worker.scheduler import Refused
 from worker.sequence import Sequence
+from worker.trials import Trials
 
 if TYPE_CHECKING:
-    from models.grammar import Grammars, Matcher
+    from models.grammar import Compiled, Grammars, Matcher
 
-PATIENCE = 10.0
-"""Seconds that a grammar may wait and be compiled."""
-MOST_KEPT, MOST_KEPT_BYTES = 256, 1 << 20
-"""Compiled grammars that are kept, and the sum of their sources: one takes up to some 300 times its source."""
+PATIENCE = 30.0
+"""Seconds that a grammar may wait for others and be compiled; one alone is given up sooner: models/trial.py."""
+MOST_KEPT, MOST_KEPT_BYTES = 256, 256 << 20
+"""Compiled grammars that are kept, and the memory that they take."""
 
 
 class Waiting(NamedTuple):
@@ -31,6 +32,15 @@ class Waiting(NamedTuple):
     salt: str
     until: float
     """When it is given up, by time.monotonic()."""
+
+
+class Kept(NamedTuple):
+    """What became of a grammar."""
+
+    answer: Compiled | str
+    """The compiled one, or what is wrong with it."""
+    memory: int
+    """Bytes that it takes, its source at least."""
 
 
 class Masked(NamedTuple):
@@ -50,11 +60,10 @@ class Constraints:
         self._waiting: dict[int, Waiting] = {}
         """By the number under which the thread knows them."""
         self._numbers = count()
-        self._jobs: SimpleQueue[tuple[int, Grammar]] = SimpleQueue()
-        self._done: SimpleQueue[tuple[int, Matcher | str]] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[int, Grammar] | None] = SimpleQueue()
+        self._done: SimpleQueue[tuple[int, Compiled | str]] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._kept: OrderedDict[Grammar, Matcher | str] = OrderedDict()
-        self._kept_bytes = 0
+        self._kept: OrderedDict[Grammar, Kept] = OrderedDict()
 
     @property
     def waiting(self) -> bool:
@@ -92,7 +101,7 @@ class Constraints:
                 found.append((waiting, Refused(f"grammar is not valid: {answer}")))
                 continue
             for sequence in waiting.sequences:
-                sequence.matcher = answer.copy()
+                sequence.matcher = self._matcher(answer)
             found.append((waiting, None))
         now = time.monotonic()
         for number, waiting in [pair for pair in self._waiting.items() if pair[1].until <= now]:
@@ -117,37 +126,55 @@ class Constraints:
         failed += [(s, error) for _, s, matcher in at if (error := matcher.error)]
         return Masked(masks, failed)
 
+    def close(self) -> None:
+        """Nothing is compiled any more."""
+        self._jobs.put(None)
+
+    def _matcher(self, compiled: Compiled) -> Matcher:
+        from models.grammar import Matcher
+
+        return Matcher(compiled.deep_copy())
+
     def _run(self) -> None:
         """The thread's: torch is in this process already, and what it imports here is small."""
         from models.grammar import Grammars
 
-        while True:
-            number, grammar = self._jobs.get()
+        trials: Trials | None = None
+        while job := self._jobs.get():
+            number, grammar = job
             if number not in self._waiting:
                 continue
             try:
+                trials = trials or Trials(*self._model)  # they read the tokenizer meanwhile
                 self._grammars = self._grammars or Grammars(*self._model)
-                self._done.put((number, self._compiled(self._grammars, grammar)))
+                self._done.put((number, self._compiled(self._grammars, trials, grammar)))
             except Exception as error:  # a tokenizer that it cannot read: whoever asks hears of it
                 self._done.put((number, f"{type(error).__name__}: {error}"))
+        if trials:
+            trials.close()
 
-    def _compiled(self, grammars: Grammars, grammar: Grammar) -> Matcher | str:
+    def _compiled(self, grammars: Grammars, trials: Trials, grammar: Grammar) -> Compiled | str:
         """From what is kept, or anew; or what is wrong with it."""
-        if (kept := self._kept.get(grammar)) is not None:
-            self._kept.move_to_end(grammar)
-            return kept
-        from models.grammar import BadGrammar
+        if (kept := self._kept.get(grammar)) is None:
+            kept = self._kept[grammar] = _compile(grammars, trials, grammar)
+        self._kept.move_to_end(grammar)
+        while (
+            len(self._kept) > MOST_KEPT or sum(each.memory for each in self._kept.values()) > MOST_KEPT_BYTES
+        ):
+            self._kept.popitem(last=False)
+        return kept.answer
 
-        answer: Matcher | str
-        try:
-            answer = grammars.compile(source_of(grammar))
-        except BadGrammar as error:
-            answer = str(error)
-        self._kept[grammar] = answer
-        self._kept_bytes += size_of(grammar)
-        while len(self._kept) > MOST_KEPT or self._kept_bytes > MOST_KEPT_BYTES:
-            self._kept_bytes -= size_of(self._kept.popitem(last=False)[0])
-        return answer
+
+def _compile(grammars: Grammars, trials: Trials, grammar: Grammar) -> Kept:
+    """Try it first: what is compiled here cannot be stopped."""
+    from models.grammar import BadGrammar
+
+    try:
+        source = source_of(grammar)
+    except BadGrammar as error:
+        return Kept(str(error), size_of(grammar))
+    memory, why = trials.of(source)
+    return Kept(why or grammars.compile(source), memory + len(source))
 
 
 def _early(at: Seq[tuple[int, Sequence, object]]) -> list[int]:

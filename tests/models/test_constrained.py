@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from models.demo import WEIGHTS
-from tests.support.engines import Talk, engine
+from tests.support.engines import DEADLINE, Talk, engine
 from tests.support.grammars import check, grammars
 from wire.tokenizer import Tokenizer
 
@@ -69,7 +69,7 @@ class Clients:
                 talk.abort(seq)
             return len(self.gone) >= until * len(self.output)
 
-        talk.listen(enough)
+        talk.listen(enough, max(DEADLINE, 2.0 * len(self.output)))
         self.output |= talk.tokens
 
 

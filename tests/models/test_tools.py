@@ -58,7 +58,7 @@ def accepts(folder: Path) -> Accepts:
 
     def accepts(row: Format, text: str, tools: list[Tool] = TOOLS, **choice: bool) -> bool:
         lark = grammar_of(tools, row, tokenizer.added, [tiny.EOS], **choice)
-        at = grammars.compile(grammar.of_lark(lark.text)).at
+        at = grammars.compile(grammar.of_lark(lark.text))
         ids = tokenizer.encode(text, add_special_tokens=False)
         return at.try_consume_tokens(ids) == len(ids) and at.is_accepting()
 

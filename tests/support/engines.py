@@ -58,9 +58,9 @@ class Talk:
     def abort(self, seq: int) -> None:
         self.process.link.send(Abort(seq=seq))
 
-    def listen(self, condition: Callable[[], bool]) -> None:
+    def listen(self, condition: Callable[[], bool], seconds: float = DEADLINE) -> None:
         """Take in frames until the condition holds; TimeoutError."""
-        end = time.monotonic() + DEADLINE
+        end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:
                 raise TimeoutError("the engine did not say what was expected")

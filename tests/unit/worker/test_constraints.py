@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -12,12 +13,13 @@ import pytest
 
 from models.step import Sampling
 from tests.support.processes import until
-from wire.grammar import Choice, Grammar, JsonObject, Lark, Regex, Schema
+from wire.grammar import MOST_OPTIONS, Choice, Grammar, JsonObject, Lark, Regex, Schema
 from worker import constraints
 from worker.constraints import Constraints
 from worker.scheduler import Refused
 from worker.script import EOS, VOCAB_SIZE, write_tokenizer
 from worker.sequence import Sequence
+from worker.trials import Trials
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +29,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def trials(folder: Path) -> Iterator[Trials]:
+    """One process for all tests."""
+    made = Trials(folder / "tokenizer.json", VOCAB_SIZE, (EOS,))
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def grammars(folder: Path) -> Constraints:
-    return Constraints(folder, VOCAB_SIZE, (EOS,))
+def grammars(folder: Path, trials: Trials, monkeypatch: pytest.MonkeyPatch) -> Iterator[Constraints]:
+    made = Constraints(folder, VOCAB_SIZE, (EOS,))
+    with monkeypatch.context() as patch:
+        patch.setattr(constraints, "Trials", lambda *_: trials)
+        patch.setattr(trials, "close", lambda: None)
+        yield made
+        made.close()
+        if made._thread:
+            made._thread.join(30)
 
 
 def sequence(seq: int = 0, output: bytes = b"", least: int = 0) -> Sequence:
@@ -193,7 +210,7 @@ def test_a_hostile_one_costs_its_own_sequence_and_no_more(name: str, grammars: C
 
 
 @pytest.fixture
-def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+def stuck(grammars: Constraints, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Compilation waits for this."""
     go = threading.Event()
     real = constraints.source_of
@@ -240,7 +257,56 @@ def test_the_same_grammar_is_compiled_once(grammars: Constraints, monkeypatch: p
 
 
 def test_what_is_kept_is_bounded(grammars: Constraints, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constraints, "MOST_KEPT_BYTES", 100)
-    for seq in range(20):
+    monkeypatch.setattr(constraints, "MOST_KEPT", 3)
+    for seq in range(9):
         ready(grammars, sequence(seq), Regex("a" * 30 + str(seq)))
-    assert len(grammars._kept) == 3
+    assert [*grammars._kept] == [Regex("a" * 30 + str(seq)) for seq in (6, 7, 8)]
+    monkeypatch.setattr(constraints, "MOST_KEPT_BYTES", 20 << 20)
+    ready(grammars, sequence(9), GREEDY)
+    assert not grammars._kept
+
+
+GREEDY = Schema('{"type":"integer","multipleOf":99991}')
+"""40 bytes whose automaton takes 60 MB."""
+BOUNDLESS = {
+    "states": Schema('{"type":"integer","multipleOf":99999989}'),
+    "intersections": Schema(
+        json.dumps(
+            {"allOf": [{"type": "string", "pattern": f"(a|b){{{i},{i + 50}}}[ab]{{10}}"} for i in range(60)]}
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDLESS)
+def test_one_that_would_never_be_compiled_is_given_up_and_those_behind_it_are_not(
+    name: str, grammars: Constraints
+) -> None:
+    hostile, innocent = sequence(1), sequence(2)
+    grammars.admit([hostile], BOUNDLESS[name], "")
+    grammars.admit([innocent], Regex("b"), "")
+    found: dict[int, Refused | None] = {}
+
+    def both() -> bool:
+        found.update({waiting.sequences[0].seq: error for waiting, error in grammars.ready()})
+        return len(found) == 2
+
+    began = time.monotonic()
+    until(both, 25)
+    assert "compiling it takes more than" in str(found[1]) and found[2] is None
+    before = time.monotonic() - began
+    assert "compiling it takes more than" in str(outcome(grammars, sequence(3), BOUNDLESS[name]))
+    assert time.monotonic() - began - before < 1, "it is not tried again"
+
+
+def test_most_options_are_no_trouble(grammars: Constraints) -> None:
+    options = tuple(f"option {index} of many" for index in range(MOST_OPTIONS))
+    each = ready(grammars, sequence(output=b"option 409"), Choice(options))
+    assert next_of(grammars, each) == [said(" ", *"012345")]
+    each.output += b"5 of many"
+    assert next_of(grammars, each) == [{EOS}]
+
+
+def test_a_choice_that_another_begins_with_may_end_there(grammars: Constraints) -> None:
+    each = ready(grammars, sequence(output=b"yes"), Choice(("yes", "yesterday", "no")))
+    assert next_of(grammars, each) == [{ord("t"), EOS}]
