@@ -92,7 +92,7 @@ class Rows:
         for matcher, output in zip(self._matchers, self._outputs, strict=True):
             if error := matcher.follow(output):
                 raise RuntimeError(error)
-        masks = self._grammars.masks(len(self._matchers), [*enumerate(self._matchers)], ())
+        masks = self._grammars.masks(len(self._matchers), [*enumerate(self._matchers)], {})
         taken = 1e3 * (time.perf_counter() - began), 1e3 * (time.process_time() - cpu)
         for row, mask in enumerate(np.asarray(masks)):
             self._choose(row, mask)

@@ -7,7 +7,7 @@ spends, so that a hostile grammar ends in an error of its own sequence.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -109,16 +109,19 @@ class Grammars:
             raise BadGrammar(_reason(matcher))
         return matcher
 
-    def masks(self, rows: int, at: Sequence[tuple[int, Matcher]], early: Sequence[int]) -> memoryview:
+    def masks(
+        self, rows: int, at: Sequence[tuple[int, Matcher]], early: Mapping[int, Sequence[int]]
+    ) -> memoryview:
         """As models.step.Allowed has them: what these rows may choose; everything, all others and who is in error.
 
-        The rows `early` may not end yet, unless nothing else is possible.
+        The rows `early`, each with the tokens that end it besides the model's own, may not end yet, unless nothing else
+        is possible.
         """
         masks = np.full((rows, len(self._eos)), -1, np.int32)
         if at:
             fill_next_token_bitmask_par(self._executor, [(each.at, row) for row, each in at], masks)
-        for row in early:
-            if (others := masks[row] & ~self._eos).any():
+        for row, ends in early.items():
+            if (others := masks[row] & ~(self._eos | _bits(ends, 32 * len(self._eos)))).any():
                 masks[row] = others
         for row, each in at:
             if each.error:

@@ -177,9 +177,9 @@ def _compile(grammars: Grammars, trials: Trials, grammar: Grammar) -> Kept:
     return Kept(why or grammars.compile(source), memory + len(source))
 
 
-def _early(at: Seq[tuple[int, Sequence, object]]) -> list[int]:
-    """The rows whose sequences must not end yet."""
-    return [row for row, s, _ in at if len(s.output) < s.sampling.min_new_tokens]
+def _early(at: Seq[tuple[int, Sequence, object]]) -> dict[int, Seq[int]]:
+    """The rows whose sequences must not end yet, with what would end them."""
+    return {row: s.sampling.stop_token_ids for row, s, _ in at if len(s.output) < s.sampling.min_new_tokens}
 
 
 def source_of(grammar: Grammar) -> str:

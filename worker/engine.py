@@ -228,7 +228,8 @@ class Engine:
         """Take in a sequence and its siblings, or refuse them with a sentence."""
         sequences = sequences_of(frame)
         try:
-            self.check_ids([*frame.prompt, *frame.output, *(token for token, _ in frame.params.logit_bias)])
+            biased = (token for token, _ in frame.params.logit_bias)
+            self.check_ids([*frame.prompt, *frame.output, *biased, *frame.params.stop_token_ids])
         except Refused as error:
             self.refuse(sequences, error)
             return

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,14 @@ def test_one_that_must_not_end_yet_ends_only_if_nothing_else_is_left(grammars: C
     assert next_of(grammars, each) == [said("b")]
     each.output.append(ord("b"))
     assert next_of(grammars, each) == [{EOS}]
+
+
+def test_the_tokens_that_end_it_besides_are_banned_with_the_end(grammars: Constraints) -> None:
+    each = ready(grammars, sequence(output=b"a", least=3), Regex("a[bc]*"))
+    each.sampling = replace(each.sampling, stop_token_ids=(ord("c"),))
+    assert next_of(grammars, each) == [said("b")]
+    each.output.extend(b"bb")
+    assert next_of(grammars, each) == [{*said("b", "c"), EOS}]
 
 
 def test_an_output_that_is_not_of_the_grammar_fails_its_own_sequence(grammars: Constraints) -> None:
