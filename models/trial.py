@@ -11,9 +11,10 @@ import resource
 import struct
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from models.grammar import BadGrammar, Grammars
+if TYPE_CHECKING:
+    from models.grammar import Grammars
 
 MOST_SECONDS, MOST_MEMORY = 3, 256 << 20
 """Of a processor, and in bytes: what compiling one grammar may take."""
@@ -45,6 +46,8 @@ def answer(grammars: Grammars, source: str, out: BinaryIO) -> None:
 
 def verdict(grammars: Grammars, source: str) -> bytes:
     """Compile it within the bounds, beyond which the process is killed."""
+    from models.grammar import BadGrammar
+
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + MOST_MEMORY,) * 2)
@@ -67,6 +70,8 @@ def told_as(memory: int, why: str) -> bytes:
 
 def main(tokenizer: str, vocab_size: str, *eos_ids: str) -> None:
     """Until the input ends, which it does with whoever asks."""
+    from models.grammar import Grammars  # whoever asks imports this module too
+
     grammars = Grammars(Path(tokenizer), int(vocab_size), [*map(int, eos_ids)])
     while head := sys.stdin.buffer.read(SIZE.size):
         answer(grammars, sys.stdin.buffer.read(*SIZE.unpack(head)).decode(), sys.stdout.buffer)

@@ -85,7 +85,7 @@ def texts(folder: Path, count: int, seed: int, **spec: Any) -> int:
             clients.live(talk, until)
             assert not talk.failed
             assert {step.compilations for step in talk.steps} == {0}
-            assert min(step.free_blocks for step in talk.steps) == 0
+            assert min(step.free_blocks for step in talk.steps) <= 2
             talk.process.kill()
     ended = [seq for seq, output in clients.output.items() if output and output[-1] in eos]
     for seq in ended:
