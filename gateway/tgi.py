@@ -19,7 +19,6 @@ from gateway.service import LEAVING, Gateway
 from gateway.stream import SSE, Streaming, Waiting
 from wire.errors import ValidationError
 from wire.events import Cancelled, Done, Event, Expired, Failed, Finish, Terminal, Token
-from wire.job import Usage
 from wire.record import Record
 from wire.request import GenerateRequest, parse
 
@@ -71,6 +70,11 @@ class Generation:
             "seed": end.seed if sampled else None,
         }
 
+    def ends(self, done: Done) -> Sequence[Finish]:
+        """How each choice ended; the usage counts those that were not chosen, too."""
+        only = Finish(finish_reason=done.finish_reason, seed=done.seed, tokens=len(self.tokens))
+        return done.choices or (only,)
+
     def whole(self, end: Finish, choice: int) -> dict[str, Any]:
         """All details of one choice."""
         tokens = [self.token(token) for token in self.tokens_of(choice)]
@@ -88,23 +92,20 @@ def failure(end: Terminal) -> tuple[int, bytes]:
     return 500, errors.body("Incomplete generation", "incomplete_generation")
 
 
-def ends(done: Done) -> Sequence[Finish]:
-    """How each choice ended."""
-    only = Finish(finish_reason=done.finish_reason, seed=done.seed, tokens=done.usage.completion_tokens)
-    return done.choices or (only,)
-
-
 def compute_type(accepted: Accepted) -> str:
     """TGI's x-compute-type."""
     return f"{accepted.model.one.device or 'cpu'}+optimized"
 
 
-def headers(generation: Generation, usage: Usage, record: Record | None) -> dict[str, str]:
-    """TGI's x-* headers of a whole answer; times in ms but for x-compute-time. The record tells queue from work."""
+def headers(generation: Generation, done: Done, record: Record | None) -> dict[str, str]:
+    """TGI's x-* headers of a whole answer, which count the chosen text alone; times in ms but for x-compute-time.
+
+    The record tells queue from work.
+    """
     total = time.monotonic() - generation.began
     queued = (record.started - record.created) / 1000 if record else 0.0
     inference = (record.finished - record.started) / 1000 if record else total
-    characters = len(generation.accepted.request.inputs)
+    characters, tokens = len(generation.accepted.request.inputs), generation.ends(done)[0].tokens
     return {
         "x-compute-type": compute_type(generation.accepted),
         "x-compute-time": f"{total:.6f}",
@@ -113,9 +114,9 @@ def headers(generation: Generation, usage: Usage, record: Record | None) -> dict
         "x-validation-time": str(round(generation.validation * 1000)),
         "x-queue-time": str(round(queued * 1000)),
         "x-inference-time": str(round(inference * 1000)),
-        "x-time-per-token": str(round(inference * 1000 / max(1, usage.completion_tokens))),
-        "x-prompt-tokens": str(usage.prompt_tokens),
-        "x-generated-tokens": str(usage.completion_tokens),
+        "x-time-per-token": str(round(inference * 1000 / max(1, tokens))),
+        "x-prompt-tokens": str(done.usage.prompt_tokens),
+        "x-generated-tokens": str(tokens),
     }
 
 
@@ -146,7 +147,7 @@ class Whole(Waiting):
         generation = self._generation
         body: dict[str, Any] = {"generated_text": generation.text}
         if generation.accepted.request.params.details:
-            first, *others = ends(done)
+            first, *others = generation.ends(done)
             body["details"] = generation.whole(first, 0)
             if others:
                 body["details"]["best_of_sequences"] = [
@@ -158,7 +159,7 @@ class Whole(Waiting):
             record = self.gateway.ledger.record(self.job_id)
         except redis.RedisError:  # the answer is complete; only its timing headers would be better
             record = None
-        self.answer(200, _encode(body), headers(generation, done.usage, record))
+        self.answer(200, _encode(body), headers(generation, done, record))
 
     def vanished(self) -> None:
         """Somebody deleted the job."""
@@ -239,7 +240,9 @@ class Stream(Streaming):
         last = self._pending or msgspec.structs.replace(generation.tokens[-1], text="")
         details = None
         if generation.accepted.request.params.details:
-            details = generation.details(ends(done)[0]) | {"input_length": done.usage.prompt_tokens}
+            details = generation.details(generation.ends(done)[0]) | {
+                "input_length": done.usage.prompt_tokens
+            }
         return self._event(last, generation.text, details)
 
     def vanished(self) -> None:
