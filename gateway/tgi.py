@@ -202,6 +202,7 @@ class Stream(Streaming):
             or token.index + 1 >= params.max_new_tokens
             or token.special
             or token.id in accepted.model.one.eos_ids
+            or token.id in params.stop_token_ids
             or any(stop in self._recent for stop in params.stop)
         )
 

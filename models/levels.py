@@ -60,8 +60,13 @@ def parts_of(sampling: Sampling) -> Part:
 
 
 def edits(sampling: Sampling) -> bool:
-    """Whether this sequence has a bias or penalties: state in its slot."""
+    """Whether this sequence has a bias or penalties."""
     return bool(sampling.logit_bias) or penalises(sampling)
+
+
+def has_state(sampling: Sampling) -> bool:
+    """Whether this sequence's slot differs from the scratch one: by what is edited, or by what it must not end with."""
+    return edits(sampling) or bool(sampling.min_new_tokens and sampling.stop_token_ids)
 
 
 def penalises(sampling: Sampling) -> bool:

@@ -16,7 +16,7 @@ from models.cache import KvPools
 from models.captured import Programs
 from models.devices import Device, Fetched
 from models.errors import ModelRefused
-from models.levels import LEVELS, Part, edits
+from models.levels import LEVELS, Part, has_state
 from models.plan import Bucket, Plan
 from models.room import Need
 from models.sampler import Sampler
@@ -217,7 +217,7 @@ class PagedRunner:
     def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:
         """Give `slot` to a sequence: its sampling, and what penalties count (prompt and output so far)."""
         self._wishes.set(slot, sampling)
-        if edits(sampling):
+        if has_state(sampling):
             rows = self._parts.sampler.history.rows_of(slot, prompt, output, sampling)
             self._others["open"].run(**rows)
 

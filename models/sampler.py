@@ -45,12 +45,9 @@ class Sampler:
     ) -> None:
         self.dtype = dtype
         """What it computes in: float32, or float64 where the model does."""
-        self.history = History(slots, vocab_size, dtype, device)
+        self.history = History(slots, vocab_size, eos_ids, dtype, device)
         self.tokens = torch.zeros(slots + 1, dtype=torch.int64, device=device)
         """[slots + 1]: the token chosen last, which the next decode step of the slot reads on the device."""
-        ban = torch.zeros(vocab_size, dtype=dtype)
-        ban[list(eos_ids)] = NEVER
-        self._ban = ban.to(device)
 
     def planned(self, level: Part) -> Callable[..., Outputs]:
         """The function of a level: logits [B, V] and its inputs in, one tensor out for `report` to read.
@@ -77,9 +74,7 @@ class Sampler:
     def _edited(self, logits: Tensor, f: Floats[Tensor], i: Ints[Tensor]) -> Tensor:
         """The logits, made finite, with biases, penalties and bans."""
         logits = logits.clamp_min(NEVER)
-        logits = self.history.edited(logits, i.past, f.repetition, f.frequency, f.presence)
-        logits += i.ban_eos.to(self.dtype) * self._ban
-        return logits
+        return self.history.edited(logits, i.past, i.ban_ends, f.repetition, f.frequency, f.presence)
 
 
 def _drawn(logits: Tensor, level: Part, f: Floats[Tensor], i: Ints[Tensor]) -> Tensor:

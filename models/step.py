@@ -28,7 +28,9 @@ class Sampling:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     min_new_tokens: int = 0
-    """The model's end-of-sequence ids cannot be chosen at positions below this."""
+    """The model's end-of-sequence ids and `stop_token_ids` cannot be chosen at positions below this."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Further ids that end this sequence, whatever it does about the model's."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(id, what is added to its logit), each id once; before penalties."""
     top_n: int = 0

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.filters import ALL, LOWEST
-from models.levels import Part, edits, level_for, parts_of, penalises
+from models.levels import Part, has_state, level_for, parts_of, penalises
 from models.noise import row_keys
 from models.step import Row, Sampling
 
@@ -47,8 +47,8 @@ class Ints(NamedTuple, Generic[Value]):
     do_sample: Value
     top_k: Value
     past: Value
-    """The slot whose biases and counts apply."""
-    ban_eos: Value
+    """The slot whose biases, counts and ends apply."""
+    ban_ends: Value
     slot: Value
     """Where the chosen token goes."""
     times: Value
@@ -56,7 +56,7 @@ class Ints(NamedTuple, Generic[Value]):
 
 
 _KEYS = slice(0, 2)
-_BAN, _SLOT, _TIMES = (Ints._fields.index(name) for name in ("ban_eos", "slot", "times"))
+_BAN, _SLOT, _TIMES = (Ints._fields.index(name) for name in ("ban_ends", "slot", "times"))
 
 
 class Wishes:
@@ -82,8 +82,8 @@ class Wishes:
             key_low=0,
             do_sample=sampling.do_sample,
             top_k=min(sampling.top_k or ALL, ALL),
-            past=slot if edits(sampling) else self._scratch,
-            ban_eos=0,
+            past=slot if has_state(sampling) else self._scratch,
+            ban_ends=0,
             slot=slot,
             times=penalises(sampling),
         )

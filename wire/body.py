@@ -41,6 +41,8 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     grammar: Any = None
     adapter_id: str | None = None
     ignore_eos: bool = False
+    stop_token_ids: list[UInt] = []
+    include_stop: bool = True
     min_p: float | None = None
     presence_penalty: float | None = None
     min_new_tokens: UInt | None = None

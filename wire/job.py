@@ -42,12 +42,15 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Subtracted once for tokens in the output, [-2, 2]."""
     stop: tuple[str, ...] = ()
     """Generation ends when the text contains one of these."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Generation ends with one of these tokens, each once, whatever `ignore_eos` says: vLLM's."""
     include_stop: bool = True
-    """Whether the stop string that ended the text stays in it (TGI: yes; OpenAI: no)."""
+    """Whether the stop string or stop token that ended the text stays in it (TGI: yes; OpenAI: no)."""
     ignore_eos: bool = False
     """Go on after an end-of-sequence token, as in vLLM."""
     min_new_tokens: int = 0
-    """End-of-sequence tokens cannot be chosen before this many tokens."""
+    """So many tokens come before the one that may end it: end-of-sequence and stop tokens cannot be chosen before that,
+    and stop strings are passed over."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token id, what is added to its logit), [-100, 100], each id once; before the penalties."""
     top_n: int = 0

@@ -38,6 +38,7 @@ DEFAULT_NEW_TOKENS = 1024
 """Most tokens of a request that names no `max_new_tokens`."""
 MAX_TTL = 7 * 24 * 3600.0
 MAX_STOP_CHARS = 1024
+MAX_STOP_TOKEN_IDS = 128
 BYTES_PER_TOKEN = 32
 """A text longer than this many bytes for each token allowed is refused unread: no tokenizer is that good."""
 _F32_MAX = 3.4028234663852886e38
@@ -50,6 +51,7 @@ class RequestLimits:
     max_input_tokens: int
     max_total_tokens: int
     max_stop_sequences: int = 4
+    """TGI's; OpenAI's routes take 16."""
     max_best_of: int = 2
     max_top_n_tokens: int = 5
 
@@ -131,6 +133,8 @@ def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = F
         frequency_penalty=_or(p.frequency_penalty, 0.0),
         presence_penalty=_or(p.presence_penalty, 0.0),
         stop=tuple(p.stop),
+        stop_token_ids=tuple(dict.fromkeys(p.stop_token_ids)),
+        include_stop=p.include_stop,
         ignore_eos=p.ignore_eos,
         min_new_tokens=p.min_new_tokens or 0,
     )
@@ -174,6 +178,11 @@ def _check_lengths(p: Parameters, limits: RequestLimits) -> None:
     _require(
         all(0 < len(text) <= MAX_STOP_CHARS for text in p.stop),
         f"`stop` sequences must have between 1 and {MAX_STOP_CHARS} characters",
+    )
+    count = len(p.stop_token_ids)
+    _require(
+        count <= MAX_STOP_TOKEN_IDS,
+        f"`stop_token_ids` supports up to {MAX_STOP_TOKEN_IDS} token ids. Given: {count}",
     )
     _require(p.seed is None or _or(p.best_of, 1) <= 1, "`seed` must not be set when `best_of` > 1")
     _require(p.seed is None or p.seed < 2**64, "`seed` must be < 2^64")

@@ -202,7 +202,8 @@ class Engine:
             allowed=frame.allowed,
         )
         try:
-            self.check_ids([*frame.prompt, *frame.output, *(token for token, _ in frame.params.logit_bias)])
+            biased = (token for token, _ in frame.params.logit_bias)
+            self.check_ids([*frame.prompt, *frame.output, *biased, *frame.params.stop_token_ids])
             self.scheduler.admit(sequence, frame.salt)
         except Refused as error:
             self.link.send(frames.SequenceFailed(seq=frame.seq, error=str(error), error_type="validation"))

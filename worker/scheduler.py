@@ -349,7 +349,8 @@ class Scheduler:
         sequence.output.append(token.id)
         # Length first, then end of sequence, as TGI has it.
         full = len(sequence.output) >= sequence.max_new_tokens
-        sequence.ended = full or (token.id in self._eos and not sequence.ignore_eos)
+        end = token.id in self._eos and not sequence.ignore_eos
+        sequence.ended = full or end or token.id in sequence.sampling.stop_token_ids
         return True
 
     def _preempt(self, sequence: Sequence) -> None:

@@ -76,6 +76,7 @@ class Traffic:
             "frequency_penalty": chance.uniform(-2, 2),
             "presence_penalty": chance.uniform(-2, 2),
             "min_new_tokens": chance.randint(0, 5),
+            "stop_token_ids": tuple(chance.randrange(tiny.VOCAB) for _ in range(chance.randint(1, 4))),
             "logit_bias": tuple((chance.randrange(tiny.VOCAB), chance.uniform(-5, 5)) for _ in range(3)),
             "top_n": chance.randint(1, 5),
         }

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.filters import ALL, LOWEST, NEVER, filtered
+from models.history import COUNTS
 from models.levels import GREEDY, LEVELS, Part, parts_of
 from models.noise import gumbel, noise_bits, row_keys
 from models.ranks import likeliest
@@ -445,6 +446,7 @@ class TestLevels:
             (Sampling(), GREEDY),
             (Sampling(temperature=0.5, top_k=3, top_p=0.5, typical_p=0.5, min_p=0.1), GREEDY),
             (Sampling(min_new_tokens=3), Part.EDIT),
+            (Sampling(stop_token_ids=(1,)), GREEDY),
             (Sampling(presence_penalty=0.1), Part.EDIT),
             (Sampling(logit_bias=((1, 0.5),)), Part.EDIT),
             (Sampling(do_sample=True, min_p=0.1), Part.NOISE),
@@ -462,7 +464,8 @@ class TestLevels:
             assert part in EVERYTHING
 
     def test_after_the_minimum_the_level_falls(self) -> None:
-        assert level_of([(row(position=3), Sampling(min_new_tokens=3))]) is GREEDY
+        short = Sampling(min_new_tokens=3, stop_token_ids=(1,))
+        assert level_of([(row(position=3), short)]) is GREEDY
 
     @pytest.mark.parametrize("level", LEVELS)
     def test_its_calls_have_one_signature(self, level: Part) -> None:
@@ -535,7 +538,7 @@ class TestHistory:
         biased = opened(chooser, 1, Sampling(logit_bias=((1, 1.0),)))
         rows = [(row(0, sample=False), sampling), (row(1), biased), (row(2), Sampling())]
         choose(chooser, torch.tensor([[9.0, 0.0, 0.0]]).expand(4, 3), rows)
-        assert chooser.history.seen.sum() == 0
+        assert (chooser.history.seen & COUNTS).sum() == 0
 
     def test_a_bias_of_100_forces_or_bans(self) -> None:
         chooser = sampler(5)
@@ -549,9 +552,10 @@ class TestHistory:
         chooser = sampler(6)
         opened(chooser, 1, Sampling(logit_bias=((0, 1.0),)), prompt=[3], output=[4, 4])
         opened(chooser, 1, Sampling(logit_bias=((1, 2.0),)), prompt=[5, 2], output=[2])
-        assert chooser.history.seen.view(-1, 6)[1].tolist() == [0, 0, 3, 0, 0, 1]
+        seen = chooser.history.seen.view(-1, 6)
+        assert (seen[1] & COUNTS).tolist() == [0, 0, 3, 0, 0, 1]
         assert chooser.history.bias[1].tolist() == [0, 2, 0, 0, 0, 0]
-        assert chooser.history.seen[[0, 2, 3, 4]].sum() == 0
+        assert (seen[[0, 2, 3, 4]] & COUNTS).sum() == 0
 
     @pytest.mark.parametrize("resumed_at", [0, 1, 7, 12])
     def test_a_sequence_goes_on_the_same_alone_in_company_resumed_and_in_another_slot(
@@ -593,6 +597,17 @@ class TestHistory:
             chosen = choose(sampler(3), logits, [(row(position=position), Sampling(min_new_tokens=2))])
             assert ids_of(chosen) == [token]
             assert chosen[0].logprob <= 0
+
+    def test_so_are_the_tokens_that_end_this_sequence_and_no_other(self) -> None:
+        chooser, logits = sampler(4), torch.tensor([[0.0, 4.0, 5.0, 1.0]])
+        sampling = Sampling(min_new_tokens=3, stop_token_ids=(1,), presence_penalty=0.25)
+        opened(chooser, 0, sampling, output=[3, 3])
+        other = Sampling(min_new_tokens=3)
+        for position, tokens in ((2, [3, 1]), (3, [EOS, EOS])):
+            rows = [(row(0, position), sampling), (row(1, position), other)]
+            assert ids_of(choose(chooser, logits.expand(2, 4), rows)) == tokens
+        opened(chooser, 0, other)
+        assert ids_of(choose(chooser, logits, [(row(0), other)])) == [1], "the slot has forgotten"
 
     @pytest.mark.parametrize("penalty", [1e-30, 1e30])
     def test_an_absurd_penalty_stays_finite(self, penalty: float) -> None:

@@ -26,6 +26,7 @@ WISHES = (
     Sampling(seed=7, do_sample=True, temperature=0.7, top_p=0.9),
     Sampling(seed=8, do_sample=True, top_k=5, repetition_penalty=1.3, typical_p=0.8, top_n=3),
     Sampling(frequency_penalty=0.5, presence_penalty=-0.3, logit_bias=((9, 2.5), (11, -100.0))),
+    Sampling(min_new_tokens=NEW, stop_token_ids=(9, 11)),
 )
 
 

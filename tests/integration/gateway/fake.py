@@ -144,8 +144,8 @@ class FakeWorker:
             self._finish(now, Failed(seq=n, error="the cat is not at home"))
             return
         last, text = n + 1 >= job.params.max_new_tokens, f"{self.words.get(job.id, self.word)}{n} "
-        stopped = any(stop in text for stop in job.params.stop)
         token = Token(seq=n, index=n, id=2 + n % 9, text=text, logprob=-0.5, special=False)
+        stopped = any(stop in text for stop in job.params.stop) or token.id in job.params.stop_token_ids
         if last or stopped:
             self._done(now, [token], "length" if last else "stop_sequence")
         elif n + 1 == (job.params.min_new_tokens or -1):  # the tests' way to ask for an end of sequence

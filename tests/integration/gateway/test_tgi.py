@@ -121,6 +121,15 @@ def test_only_the_last_event_of_a_stopped_stream_has_the_text(url: str, worker: 
     assert got[-1]["details"]["finish_reason"] == "stop_sequence"
 
 
+def test_so_has_that_of_a_stream_stopped_by_a_token(url: str, worker: FakeWorker) -> None:
+    token = http.post(url + "/generate", json=body(5, details=True)).json()["details"]["tokens"][4]
+    got = events(
+        http.post(url + "/generate_stream", json=body(50, stop_token_ids=[token["id"]], details=True))
+    )
+    assert [event["generated_text"] for event in got] == [None] * 4 + ["w0 w1 w2 w3 w4 "]
+    assert got[-1]["details"]["finish_reason"] == "stop_sequence"
+
+
 @pytest.mark.parametrize("route", ["/generate", "/generate_stream"])
 def test_a_failed_generation(url: str, worker: FakeWorker, route: str) -> None:
     answer = http.post(url + route, json=body(inputs="fail now"))

@@ -158,6 +158,7 @@ def test_neutral_values_of_what_is_not_served_are_fine() -> None:
         ({"parameters": {"min_new_tokens": 2, "max_new_tokens": 1}}, "min_new_tokens"),
         ({"parameters": {"stop": [""]}}, "stop"),
         ({"parameters": {"stop": ["x" * 1025]}}, "stop"),
+        ({"parameters": {"stop_token_ids": list(range(129))}}, "stop_token_ids"),
         ({"parameters": {"seed": 2**64}}, "seed"),
         ({"parameters": {"seed": 10**30}}, "seed"),
     ],
@@ -198,16 +199,24 @@ def test_every_parameter_arrives() -> None:
         "presence_penalty": 2.0,
         "stop": ["x", "y"],
         "ignore_eos": True,
+        "stop_token_ids": [7, 3, 7],
+        "include_stop": False,
         "min_new_tokens": 5,
     }
     params = msgspec.structs.asdict(resolve(request(**given), LIMITS))
     assert params == {
         **given,
         "stop": ("x", "y"),
-        "include_stop": True,
+        "stop_token_ids": (7, 3),
         "logit_bias": (),
         "top_n": 0,
     }
+
+
+def test_openais_routes_may_take_more_stop_strings() -> None:
+    openai = RequestLimits(max_input_tokens=100, max_total_tokens=200, max_stop_sequences=16)
+    assert len(job_of(request(stop=list("abcdefghijklmnop")), openai).params.stop) == 16
+    assert "up to 16" in refusal(request(stop=list("abcdefghijklmnopq")), limits=openai)
 
 
 def test_a_seed_is_drawn_where_none_is_given() -> None:
@@ -305,6 +314,8 @@ class TestBody:
             b'{"inputs":"a","parameters":{"max_new_tokens":4294967296}}',
             b'{"inputs":"a","parameters":{"seed":-1}}',
             b'{"inputs":"a","parameters":{"stop":"x"}}',
+            b'{"inputs":"a","parameters":{"stop_token_ids":7}}',
+            b'{"inputs":"a","parameters":{"stop_token_ids":[-1]}}',
             b'{"inputs":"a","priority":"high"}',
         ],
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+
 from wire.codec import decode_event
 from wire.events import Done, Failed, Token
 from wire.job import Job, SamplingParams
@@ -85,6 +87,28 @@ def test_a_job_that_was_complete_ends_at_once() -> None:
     again = generation(tuple(events(first)))
     assert isinstance(again.end, Done)
     assert (again.end.finish_reason, again.unsent) == ("eos_token", [])
+
+
+@pytest.mark.parametrize(
+    ("stops", "text"),
+    [
+        ({"stop": ("al",)}, "hal"),
+        ({"stop": ("al",), "include_stop": False}, "h"),
+        ({"stop_token_ids": (ord("l"),)}, "hal"),
+        ({"stop_token_ids": (ord("l"),), "include_stop": False}, "ha"),
+    ],
+)
+def test_a_stop_exactly_at_the_resume_point_ends_at_once(stops: dict[str, Any], text: str) -> None:
+    first = generation(**stops)
+    for id in b"hallo":
+        first.push(id, -0.5)
+    assert len(first.entries) == 3
+    again = generation(tuple(events(first)), **stops)
+    assert again.end == first.end and again.result and again.result.text == text
+    one_less = generation(tuple(events(first)[:-1]), **stops)
+    assert one_less.end is None
+    one_less.push(ord("l"), -0.5)
+    assert (one_less.end, one_less.unsent) == (first.end, first.entries[-1:])
 
 
 def test_the_first_end_stands() -> None:

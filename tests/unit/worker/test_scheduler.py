@@ -106,6 +106,21 @@ def test_ignore_eos_goes_on_to_the_length() -> None:
     assert lab.given[0][4] == EOS
 
 
+def test_a_stop_token_ends_its_own_sequence_whatever_it_does_about_the_end() -> None:
+    whole = expected(sequence(0, prompt(9), 20), 20)
+    stop = Sampling(stop_token_ids=(999, whole[6]))
+    at = whole.index(whole[6]) + 1
+    lab = Lab(depth=2)
+    lab.admit(
+        sequence(0, prompt(9), 20, sampling=stop, ignore_eos=True),
+        sequence(1, prompt(9), 20),
+        sequence(2, prompt(9), at, sampling=stop),
+    )
+    lab.drain()
+    assert lab.given == {0: whole[:at], 1: whole, 2: whole[:at]}
+    assert sorted(lab.left) == [0, 1, 2]
+
+
 def test_a_resumed_sequence_continues_where_the_log_ends() -> None:
     seeded = Sampling(do_sample=True, seed=7)
     whole = expected(sequence(0, prompt(9), 20, sampling=seeded), 20)
