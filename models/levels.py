@@ -19,6 +19,8 @@ class Part(IntFlag):
     TYPICAL = 16
     TOP_N = 32
     """Report the likeliest tokens."""
+    WATERMARK = 128
+    """Raise the green tokens, first of all."""
 
 
 GREEDY = Part(0)
@@ -35,9 +37,14 @@ LEVELS: tuple[Part, ...] = (
 """The planned programs, cheapest first; the last can do everything. One for each subset would be 64 to warm up."""
 
 
-def level_for(parts: Part) -> Part:
+def levels_of(watermark: bool) -> tuple[Part, ...]:
+    """The planned levels, cheapest first; those that watermark only where that is enabled."""
+    return (*LEVELS, Part.NOISE | Part.WATERMARK, LEVELS[-1] | Part.WATERMARK) if watermark else LEVELS
+
+
+def level_for(parts: Part, levels: tuple[Part, ...] = LEVELS) -> Part:
     """The cheapest planned level that can do all of this."""
-    return next(level for level in LEVELS if parts & ~level == 0)
+    return next(level for level in levels if parts & ~level == 0)
 
 
 def parts_of(sampling: Sampling) -> Part:
@@ -47,6 +54,8 @@ def parts_of(sampling: Sampling) -> Part:
         parts |= Part.EDIT
     if sampling.top_n:
         parts |= Part.TOP_N
+    if sampling.watermark:
+        parts |= Part.WATERMARK
     if not sampling.do_sample:
         return parts
     parts |= Part.NOISE

@@ -41,6 +41,9 @@ MAX_STOP_CHARS = 1024
 MAX_STOP_TOKEN_IDS = 128
 BYTES_PER_TOKEN = 32
 """A text longer than this many bytes for each token allowed is refused unread: no tokenizer is that good."""
+NO_WATERMARK = (
+    "`watermark` is not enabled for this model: start its workers with WATERMARK_GAMMA, 0.5 for TGI's"
+)
 _F32_MAX = 3.4028234663852886e38
 
 
@@ -54,6 +57,8 @@ class RequestLimits:
     """TGI's; OpenAI's routes take 16."""
     max_best_of: int = 2
     max_top_n_tokens: int = 5
+    watermark: bool = False
+    """Whether there is one."""
 
     @property
     def max_input_bytes(self) -> int:
@@ -119,6 +124,7 @@ def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = F
     _check_sampling(p)
     _check_lengths(p, limits)
     _check_request(request, limits)
+    _require(limits.watermark or not p.watermark, NO_WATERMARK)
     _check_supported(p)
     return SamplingParams(
         max_new_tokens=DEFAULT_NEW_TOKENS if p.max_new_tokens is None else p.max_new_tokens,
@@ -137,6 +143,7 @@ def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = F
         include_stop=p.include_stop,
         ignore_eos=p.ignore_eos,
         min_new_tokens=p.min_new_tokens or 0,
+        watermark=p.watermark,
     )
 
 
@@ -227,7 +234,6 @@ def _check_supported(p: Parameters) -> None:
     """What TGI serves and Sagrada does not yet is refused, never ignored."""
     asked = {
         "best_of": _or(p.best_of, 1) > 1,
-        "watermark": p.watermark,
         "top_n_tokens": bool(p.top_n_tokens),
         "decoder_input_details": p.decoder_input_details,
         "grammar": p.grammar is not None,

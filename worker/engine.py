@@ -15,6 +15,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, fields
 
 from models.step import Outcome, Pending, Progress, Runner, Sampling
+from wire.request import NO_WATERMARK
 from worker import link as frames
 from worker.beat import Beat
 from worker.death import EXIT_ORPHANED, die_with_parent
@@ -204,6 +205,8 @@ class Engine:
         try:
             biased = (token for token, _ in frame.params.logit_bias)
             self.check_ids([*frame.prompt, *frame.output, *biased, *frame.params.stop_token_ids])
+            if frame.params.watermark and not self.runner.info.watermark:
+                raise Refused(NO_WATERMARK)
             self.scheduler.admit(sequence, frame.salt)
         except Refused as error:
             self.link.send(frames.SequenceFailed(seq=frame.seq, error=str(error), error_type="validation"))
@@ -278,6 +281,7 @@ def ready(runner: Runner, warm_up_seconds: float) -> frames.Ready:
         dtype=info.dtype,
         vocab_size=info.vocab_size,
         eos_ids=list(info.eos_ids),
+        watermark=info.watermark,
         slots=limits.slots,
         block_size=limits.block_size,
         num_blocks=limits.num_blocks,

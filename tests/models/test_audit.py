@@ -41,6 +41,7 @@ def small(folder: Path, layout: str, depth: int) -> PagedRunner:
         prefill_chunk=32,
         prefill_batch=3,
         layout=layout,
+        watermark_gamma=0.5,
         depth=depth,
         graphs=16,
     )
@@ -76,8 +77,9 @@ class Traffic:
             "frequency_penalty": chance.uniform(-2, 2),
             "presence_penalty": chance.uniform(-2, 2),
             "min_new_tokens": chance.randint(0, 5),
-            "stop_token_ids": tuple(chance.randrange(tiny.VOCAB) for _ in range(chance.randint(1, 4))),
+            "stop_token_ids": (chance.randrange(tiny.VOCAB),),
             "logit_bias": tuple((chance.randrange(tiny.VOCAB), chance.uniform(-5, 5)) for _ in range(3)),
+            "watermark": True,
             "top_n": chance.randint(1, 5),
         }
         chosen = {name: value for name, value in some.items() if chance.random() < 0.15}

@@ -19,7 +19,7 @@ from tests.models.drive import Driver, quiet, runner_of, sequence
 from tests.models.test_exactness import NEW, prompts
 from worker.sequence import Sequence
 
-LIMITS: dict[str, Any] = {"slots": 2, "graphs": 4, "layout": "flat", "block_size": 16}
+LIMITS: dict[str, Any] = {"slots": 2, "graphs": 4, "layout": "flat", "block_size": 16, "watermark_gamma": 0.5}
 """Few programs, for Dynamo traces each of them; ten sequences share two slots all the same."""
 WISHES = (
     Sampling(),
@@ -27,6 +27,7 @@ WISHES = (
     Sampling(seed=8, do_sample=True, top_k=5, repetition_penalty=1.3, typical_p=0.8, top_n=3),
     Sampling(frequency_penalty=0.5, presence_penalty=-0.3, logit_bias=((9, 2.5), (11, -100.0))),
     Sampling(min_new_tokens=NEW, stop_token_ids=(9, 11)),
+    Sampling(seed=9, do_sample=True, watermark=True),
 )
 
 
