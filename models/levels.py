@@ -21,6 +21,8 @@ class Part(IntFlag):
     """Report the likeliest tokens."""
     MASK = 64
     """Only the tokens that a grammar allows."""
+    WATERMARK = 128
+    """Raise the green tokens, first of all."""
 
 
 GREEDY = Part(0)
@@ -40,9 +42,14 @@ LEVELS: tuple[Part, ...] = (
 """The planned programs, cheapest first; the last can do everything. One for each subset would be 128 to warm up."""
 
 
-def level_for(parts: Part) -> Part:
+def levels_of(watermark: bool) -> tuple[Part, ...]:
+    """The planned levels, cheapest first; those that watermark only where that is enabled."""
+    return (*LEVELS, Part.NOISE | Part.WATERMARK, LEVELS[-1] | Part.WATERMARK) if watermark else LEVELS
+
+
+def level_for(parts: Part, levels: tuple[Part, ...] = LEVELS) -> Part:
     """The cheapest planned level that can do all of this."""
-    return next(level for level in LEVELS if parts & ~level == 0)
+    return next(level for level in levels if parts & ~level == 0)
 
 
 def parts_of(sampling: Sampling) -> Part:
@@ -54,6 +61,8 @@ def parts_of(sampling: Sampling) -> Part:
         parts |= Part.TOP_N
     if sampling.constrained:
         parts |= Part.MASK
+    if sampling.watermark:
+        parts |= Part.WATERMARK
     if not sampling.do_sample:
         return parts
     parts |= Part.NOISE

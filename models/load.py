@@ -145,6 +145,7 @@ def _describe(
         vocab_size=config.vocab_size,
         eos_ids=eos_ids(model, files.folder),
         max_position=longest,
+        watermark=spec.watermark_gamma > 0,
         parameters=sum(weight.numel() for weight in model.parameters()),
         extra={
             "architecture": family.architecture,

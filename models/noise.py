@@ -40,12 +40,16 @@ def _mix32_(x: Tensor) -> Tensor:
     return x
 
 
-def noise_bits(keys: Tensor, vocab_size: int) -> Tensor:
-    """32 random bits [B, V] int32 from keys [B, 2] int32."""
-    token = torch.arange(vocab_size, dtype=torch.int32, device=keys.device)[None, :]
-    bits = _mix32_(token ^ keys[:, :1])
+def hashed(keys: Tensor, tokens: Tensor) -> Tensor:
+    """32 random bits [B, N] int32 from keys [B, 2] and tokens [1 or B, N], both int32."""
+    bits = _mix32_(tokens ^ keys[:, :1])
     bits += keys[:, 1:]
     return _mix32_(bits)
+
+
+def noise_bits(keys: Tensor, vocab_size: int) -> Tensor:
+    """32 random bits [B, V] int32 from keys [B, 2] int32."""
+    return hashed(keys, torch.arange(vocab_size, dtype=torch.int32, device=keys.device)[None, :])
 
 
 def gumbel(keys: Tensor, vocab_size: int) -> Tensor:

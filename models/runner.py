@@ -18,7 +18,7 @@ from models.cache import KvPools
 from models.captured import Programs
 from models.devices import Device, Fetched
 from models.errors import ModelRefused
-from models.levels import LEVELS, Part, has_state
+from models.levels import Part, has_state, levels_of
 from models.plan import Bucket, Plan
 from models.room import Need
 from models.sampler import Sampler
@@ -85,7 +85,8 @@ class PagedRunner:
         """What the device had compiled when the plan was settled."""
         self._seconds: dict[Bucket, float] = {}
         self._sampling: dict[int, float] = {}
-        self._wishes = Wishes(plan.limits.slots, parts.sampler.dtype)
+        self._levels = levels_of(info.watermark)
+        self._wishes = Wishes(plan.limits.slots, parts.sampler.dtype, self._levels)
 
     @property
     def compilations(self) -> int:
@@ -203,7 +204,7 @@ class PagedRunner:
     def _run_samplers(self, bucket: Bucket) -> None:
         """Run the samplers of all levels on the logits of a batch; built, if they are not there."""
         batch, logits = bucket.batch, self._logits[bucket.batch]
-        for level in LEVELS:
+        for level in self._levels:
             inputs = self._wishes.inputs((), batch) | self._mask(level, None, batch)
             if (batch, level) not in self._samplers:
                 fixed = self._on_device(inputs) | {"logits": torch.zeros_like(logits)}

@@ -19,7 +19,8 @@ from models.levels import Part
 from models.noise import gumbel
 from models.ranks import likeliest
 from models.step import Sampled
-from models.wishes import Floats, Ints
+from models.watermark import Watermark
+from models.wishes import LATEST, Floats, Ints
 
 MOST_TOKENS = 1 << 24
 """Ids travel to the host beside their log-probabilities, in float32, which is exact below this."""
@@ -41,8 +42,16 @@ class Sampler:
     """The sampler of one model, with its state by slot; the last slot is scratch."""
 
     def __init__(
-        self, slots: int, vocab_size: int, eos_ids: Sequence[int], dtype: torch.dtype, device: torch.device
+        self,
+        slots: int,
+        vocab_size: int,
+        eos_ids: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        watermark: Watermark | None = None,
     ) -> None:
+        """Without a `watermark` no level that has one can be run."""
+        self._watermark = watermark
         self.dtype = dtype
         """What it computes in: float32, or float64 where the model does."""
         self.history = History(slots, vocab_size, eos_ids, dtype, device)
@@ -60,6 +69,8 @@ class Sampler:
             f: Floats[Tensor] = Floats(*torch.split(floats, 1, dim=1))
             i: Ints[Tensor] = Ints(*torch.split(ints, 1, dim=1))
             logits = logits.to(self.dtype)
+            if Part.WATERMARK in level:
+                logits = self._marked(logits, i)
             if Part.EDIT in level:
                 logits = self._edited(logits, f, i)
             if allowed is not None:
@@ -73,6 +84,13 @@ class Sampler:
             return (_reported(logits, ids, Part.TOP_N in level),)
 
         return choose
+
+    def _marked(self, logits: Tensor, i: Ints[Tensor]) -> Tensor:
+        """The logits with the watermark, before anything else is done to them, as in TGI."""
+        assert self._watermark, "the level is not planned without one"
+        latest = self.tokens.index_select(0, i.slot[:, 0].long()).to(torch.int32)[:, None]
+        previous = torch.where(i.previous == LATEST, latest, i.previous)
+        return self._watermark.marked(logits, previous, i.watermark)
 
     def _edited(self, logits: Tensor, f: Floats[Tensor], i: Ints[Tensor]) -> Tensor:
         """The logits, made finite, with biases, penalties and bans."""

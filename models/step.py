@@ -32,6 +32,8 @@ class Sampling:
     """Further ids that end this sequence, whatever it does about the model's."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(id, what is added to its logit), each id once; before penalties."""
+    watermark: bool = False
+    """Where the runner was loaded with one: ModelInfo.watermark."""
     top_n: int = 0
     """How many of the likeliest tokens to report beside the chosen one, at most models.sampler.MOST_TOP_N."""
     constrained: bool = False
@@ -131,6 +133,8 @@ class ModelInfo:
     max_position: int
     """Most tokens of prompt and output together that the model was built for."""
     parameters: int = 0
+    watermark: bool = False
+    """Whether its sampler can watermark."""
     extra: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -174,6 +178,10 @@ class LoadSpec:
     """How many buckets, of each phase the largest first, must be warm before jobs are taken; 0: the device chooses."""
     prefix_cache: bool = True
     """Whether full blocks are found again by later prompts."""
+    watermark_gamma: float = 0.0
+    """The share of the vocabulary that a watermark favours, (0, 1); 0: there is none."""
+    watermark_delta: float = 2.0
+    """What it adds to their logits."""
     deterministic: bool = False
     """Whether a text is the same, to the bit of its logits, whoever runs beside it and wherever it is resumed."""
     cache_dir: str = ""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.filters import ALL, LOWEST
-from models.levels import Part, has_state, level_for, parts_of, penalises
+from models.levels import LEVELS, Part, has_state, level_for, parts_of, penalises
 from models.noise import row_keys
 from models.step import Row, Sampling
 
@@ -40,7 +40,7 @@ class Floats(NamedTuple, Generic[Value]):
 
 
 class Ints(NamedTuple, Generic[Value]):
-    """The columns of the input `ints`, likewise. The keys and the last three hang on the step too."""
+    """The columns of the input `ints`, likewise. Some hang on the step too: `Wishes.inputs` sets them."""
 
     key_high: Value
     key_low: Value
@@ -53,17 +53,23 @@ class Ints(NamedTuple, Generic[Value]):
     """Where the chosen token goes."""
     times: Value
     """How often the token is counted in the past, 0 or 1."""
+    previous: Value
+    """The token before; LATEST: the one that the slot sampled last."""
+    watermark: Value
 
+
+LATEST = -1
 
 _KEYS = slice(0, 2)
-_BAN, _SLOT, _TIMES = (Ints._fields.index(name) for name in ("ban_ends", "slot", "times"))
+_BAN, _SLOT, _TIMES, _PREVIOUS = map(Ints._fields.index, ("ban_ends", "slot", "times", "previous"))
 
 
 class Wishes:
     """One row per slot, and a neutral one for padding: the scratch slot's."""
 
-    def __init__(self, slots: int, dtype: torch.dtype) -> None:
-        self._scratch, self._dtype = slots, dtype
+    def __init__(self, slots: int, dtype: torch.dtype, levels: tuple[Part, ...] = LEVELS) -> None:
+        """`levels` are those that are planned."""
+        self._scratch, self._dtype, self._levels = slots, dtype, levels
         self._floats = np.zeros((slots + 1, len(Floats._fields)))
         self._ints = np.zeros((slots + 1, len(Ints._fields)), np.int32)
         self._seeds, self._min_new_tokens = np.zeros((2, slots + 1), np.uint64)
@@ -85,6 +91,8 @@ class Wishes:
             ban_ends=0,
             slot=slot,
             times=penalises(sampling),
+            previous=LATEST,
+            watermark=sampling.watermark,
         )
         self._seeds[slot] = sampling.seed
         self._min_new_tokens[slot] = 0 if sampling.constrained else sampling.min_new_tokens
@@ -97,10 +105,10 @@ class Wishes:
         positions = np.array([row.position for row in rows if row.sample], np.uint64)
         parts = Part(int(np.bitwise_or.reduce(self._parts[slots])))
         bans = bool((positions < self._min_new_tokens[slots]).any())
-        return level_for(parts | Part.EDIT if bans else parts)
+        return level_for(parts | Part.EDIT if bans else parts, self._levels)
 
     def inputs(self, rows: Sequence[Row], batch: int) -> dict[str, Tensor]:
-        """The inputs of every level: floats [batch, 7], ints [batch, 8] int32; padding rows are greedy, in scratch."""
+        """The inputs of every level: floats [batch, 7], ints [batch, 10] int32; padding rows are greedy, in scratch."""
         count = len(rows)
         slots = np.full(batch, self._scratch)
         slots[:count] = [row.slot for row in rows]
@@ -113,6 +121,7 @@ class Wishes:
         ints[:, _BAN] = positions < self._min_new_tokens[slots]
         ints[~sample, _SLOT] = self._scratch
         ints[~sample, _TIMES] = 0
+        ints[:count, _PREVIOUS] = [row.ids[-1] if row.ids else LATEST for row in rows]
         floats = torch.from_numpy(self._floats[slots]).to(self._dtype)
         return {"floats": floats, "ints": torch.from_numpy(ints)}
 

@@ -57,6 +57,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     and stop strings are passed over."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token id, what is added to its logit), [-100, 100], each id once; before the penalties."""
+    watermark: bool = False
+    """Raise the logits of the tokens that a watermark favours; only where the workers are told to."""
     top_n: int = 0
     """Report the n likeliest tokens beside each chosen one, 0 to 20; 0: none."""
     n: int = 1

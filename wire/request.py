@@ -42,6 +42,9 @@ MAX_STOP_CHARS = 1024
 MAX_STOP_TOKEN_IDS = 128
 BYTES_PER_TOKEN = 32
 """A text longer than this many bytes for each token allowed is refused unread: no tokenizer is that good."""
+NO_WATERMARK = (
+    "`watermark` is not enabled for this model: start its workers with WATERMARK_GAMMA, 0.5 for TGI's"
+)
 _F32_MAX = 3.4028234663852886e38
 
 
@@ -55,6 +58,8 @@ class RequestLimits:
     """TGI's; OpenAI's routes take 16."""
     max_best_of: int = 2
     max_top_n_tokens: int = 5
+    watermark: bool = False
+    """Whether there is one."""
 
     @property
     def max_input_bytes(self) -> int:
@@ -120,6 +125,7 @@ def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = F
     _check_sampling(p)
     _check_lengths(p, limits)
     _check_request(request, limits)
+    _require(limits.watermark or not p.watermark, NO_WATERMARK)
     _check_supported(p)
     best_of = max(1, p.best_of or 1)
     return SamplingParams(
@@ -142,6 +148,7 @@ def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = F
         n=p.n or (best_of if p.details else 1),
         best_of=best_of,
         grammar=None if p.grammar is None else of_tgi(p.grammar),
+        watermark=p.watermark,
     )
 
 
@@ -238,7 +245,6 @@ def _check_request(request: GenerateRequest, limits: RequestLimits) -> None:
 def _check_supported(p: Parameters) -> None:
     """What TGI serves and Sagrada does not yet is refused, never ignored."""
     asked = {
-        "watermark": p.watermark,
         "top_n_tokens": bool(p.top_n_tokens),
         "decoder_input_details": p.decoder_input_details,
         "adapter_id": p.adapter_id is not None,

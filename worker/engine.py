@@ -17,6 +17,7 @@ from functools import partial
 
 from models.step import Outcome, Pending, Progress, Runner, Sampling
 from wire.job import SamplingParams
+from wire.request import NO_WATERMARK
 from worker import link as frames
 from worker.beat import Beat
 from worker.constraints import Constraints
@@ -230,6 +231,8 @@ class Engine:
         try:
             biased = (token for token, _ in frame.params.logit_bias)
             self.check_ids([*frame.prompt, *frame.output, *biased, *frame.params.stop_token_ids])
+            if frame.params.watermark and not self.runner.info.watermark:
+                raise Refused(NO_WATERMARK)
         except Refused as error:
             self.refuse(sequences, error)
             return
@@ -354,6 +357,7 @@ def ready(runner: Runner, warm_up_seconds: float) -> frames.Ready:
         dtype=info.dtype,
         vocab_size=info.vocab_size,
         eos_ids=list(info.eos_ids),
+        watermark=info.watermark,
         slots=limits.slots,
         block_size=limits.block_size,
         num_blocks=limits.num_blocks,

@@ -78,6 +78,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     dtype: str
     vocab_size: int
     eos_ids: list[int]
+    watermark: bool = False
+    """Whether sequences may ask for one."""
     slots: int
     block_size: int
     num_blocks: int

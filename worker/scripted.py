@@ -331,6 +331,7 @@ def load(spec: LoadSpec, progress: Progress) -> ScriptedRunner:
         vocab_size=VOCAB_SIZE,
         eos_ids=(EOS,),
         max_position=plan.limits.max_total_tokens,
+        watermark=spec.watermark_gamma > 0,
     )
     progress("load", 1, 1)
     return ScriptedRunner(info, plan, settings)

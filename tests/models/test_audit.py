@@ -41,6 +41,7 @@ def small(folder: Path, layout: str, depth: int) -> PagedRunner:
         prefill_chunk=32,
         prefill_batch=3,
         layout=layout,
+        watermark_gamma=0.5,
         depth=depth,
         graphs=16,
     )
@@ -78,6 +79,7 @@ class Traffic:
             "min_new_tokens": chance.randint(0, 5),
             "stop_token_ids": tuple(chance.randrange(tiny.VOCAB) for _ in range(chance.randint(1, 4))),
             "logit_bias": tuple((chance.randrange(tiny.VOCAB), chance.uniform(-5, 5)) for _ in range(3)),
+            "watermark": True,
             "top_n": chance.randint(1, 5),
             "constrained": True,
         }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.filters import ALL, LOWEST, NEVER, filtered
 from models.history import COUNTS
-from models.levels import GREEDY, LEVELS, Part, parts_of
+from models.levels import GREEDY, LEVELS, Part, levels_of, parts_of
 from models.noise import gumbel, noise_bits, row_keys
 from models.ranks import likeliest
 from models.sampler import MOST_TOKENS, MOST_TOP_N, Sampler, check_vocab, report
@@ -501,7 +501,8 @@ class TestLevels:
 
     def test_the_last_suffices_for_all(self) -> None:
         for part in Part:
-            assert part in EVERYTHING
+            assert part in levels_of(watermark=True)[-1]
+            assert part in EVERYTHING or part is Part.WATERMARK
 
     def test_after_the_minimum_the_level_falls(self) -> None:
         short = Sampling(min_new_tokens=3, stop_token_ids=(1,))

@@ -19,7 +19,7 @@ from tests.models.drive import Driver, quiet, runner_of, sequence
 from tests.models.test_exactness import NEW, prompts
 from worker.sequence import Sequence
 
-LIMITS: dict[str, Any] = {"slots": 2, "graphs": 4, "layout": "flat", "block_size": 16}
+LIMITS: dict[str, Any] = {"slots": 2, "graphs": 4, "layout": "flat", "block_size": 16, "watermark_gamma": 0.5}
 """Few programs, for Dynamo traces each of them; ten sequences share two slots all the same."""
 WISHES = (
     Sampling(),
@@ -28,6 +28,7 @@ WISHES = (
     Sampling(frequency_penalty=0.5, presence_penalty=-0.3, logit_bias=((9, 2.5), (11, -100.0))),
     Sampling(seed=9, do_sample=True, top_p=0.95, constrained=True),
     Sampling(min_new_tokens=NEW, stop_token_ids=(9, 11)),
+    Sampling(seed=9, do_sample=True, watermark=True),
 )
 
 

@@ -129,7 +129,6 @@ def test_what_json_cannot_say_and_msgpack_can_is_refused(name: str, value: float
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"watermark": True},
         {"top_n_tokens": 1},
         {"decoder_input_details": True},
         {"adapter_id": "x"},
@@ -137,6 +136,13 @@ def test_what_json_cannot_say_and_msgpack_can_is_refused(name: str, value: float
 )
 def test_what_is_not_served_yet_is_refused_not_ignored(parameters: dict[str, Any]) -> None:
     assert refusal(request(**parameters)) == f"`{next(iter(parameters))}` is not supported yet: leave it out"
+
+
+def test_a_watermark_is_refused_where_there_is_none() -> None:
+    assert "WATERMARK_GAMMA" in refusal(request(watermark=True))
+    marking = RequestLimits(max_input_tokens=100, max_total_tokens=200, watermark=True)
+    assert job_of(request(watermark=True), marking).params.watermark
+    assert not job_of(request(), marking).params.watermark
 
 
 def test_neutral_values_of_what_is_not_served_are_fine() -> None:
@@ -201,8 +207,10 @@ def test_every_parameter_arrives() -> None:
         "include_stop": False,
         "min_new_tokens": 5,
         "n": 3,
+        "watermark": True,
     }
-    params = msgspec.structs.asdict(resolve(request(**given), LIMITS))
+    limits = RequestLimits(max_input_tokens=100, max_total_tokens=200, watermark=True)
+    params = msgspec.structs.asdict(resolve(request(**given), limits))
     assert params == {
         **given,
         "stop": ("x", "y"),

@@ -18,6 +18,7 @@ from tests.support.processes import until
 from tests.support.scheduling import limits, scripted_runner
 from wire.grammar import Regex
 from wire.job import SamplingParams
+from wire.request import NO_WATERMARK
 from worker.beat import Beat
 from worker.engine import Engine
 from worker.link import Admit, Allow, FromEngine, Link, SequenceFailed, Stepped, Stop
@@ -83,6 +84,20 @@ def test_a_launch_that_raises_costs_one_sequence_at_most(depth: int, raising: in
     for seq, prompt in prompts.items():
         assert given[seq] == say(prompt, Sampling(), len(given[seq]))
         assert seq in failed or len(given[seq]) == NEW
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_watermark_is_refused_where_there_is_none(enabled: bool) -> None:
+    runner = scripted_runner(limits(num_blocks=100))
+    runner.info = replace(runner.info, watermark=enabled)
+    params = SamplingParams(max_new_tokens=NEW, seed=1, watermark=True)
+    with talk(runner) as (engine, parent):
+        engine.admit(Admit(seq=7, prompt=list(b"ab"), output=[], params=params))
+        refused = [frame for frame in parent.receive() if isinstance(frame, SequenceFailed)]
+        assert engine.scheduler.busy == enabled
+    assert [(each.seq, each.error_type, each.error) for each in refused] == (
+        [] if enabled else [(7, "validation", NO_WATERMARK)]
+    )
 
 
 def test_an_engine_whose_sequences_all_wait_to_be_allowed_more_waits_too() -> None:
