@@ -101,9 +101,9 @@ def fetch(subject: Subject) -> Seen:
         (out,) = programs["double"].run(x=torch.full((1024,), float(turn)))
         fetched.append(device.fetch(out))
         device.step_boundary()
-    values = [each.result().unique().tolist() for each in fetched]
-    good = values == [[2.0 * turn] for turn in range(8)]
-    return Seen(good, "eight copies in flight are right" if good else f"copies hold {values}")
+    least, most = ([float(end(each.result())) for each in fetched] for end in (torch.amin, torch.amax))
+    good = least == most == [2.0 * turn for turn in range(8)]
+    return Seen(good, "eight copies in flight are right" if good else f"copies hold {least} to {most}")
 
 
 def decode(subject: Subject) -> Seen:

@@ -212,3 +212,53 @@ class TestCollectives:
     def test_lazy_mode_captures_none_unless_it_is_told_to(self, tmp_path: Path) -> None:
         told = peers(LAZY, tmp_path, HABANA_VISIBLE_MODULES="4,5")
         assert told == [[[3, 3, 0, 1, 1], True, module] for module in ("4", "5")]
+
+
+COMPILE_ONE = """
+import torch
+import habana_frameworks.torch.core as htcore
+from habana_frameworks.torch.hpu.metrics import metric_global
+from habana_frameworks.torch.utils.internal import is_lazy
+from habana_frameworks.stand_in import LEDGER
+enter = getattr(htcore, "hpu_set_inference_env", None) or htcore.hpu_inference_set_env
+double = lambda x: x * 2
+if not is_lazy():
+    double = torch.compile(double, backend="hpu_backend", fullgraph=True)
+{}
+double(torch.ones(3, device="hpu"))
+htcore.mark_step()
+print(dict(metric_global("graph_compilation").stats())["TotalNumber"], LEDGER.from_disk)
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("profile", PROFILES, ids=str)
+class TestRecipes:
+    def compiled(self, profile: Profile, config: str, before: str = "", **environment: str) -> str:
+        """How many graphs one process has compiled and found."""
+        more = {"PT_HPU_RECIPE_CACHE_CONFIG": config, **environment}
+        return last(profile.run("-c", COMPILE_ONE.format(before), **more))
+
+    def test_the_next_process_finds_them_unless_it_is_to_empty_the_folder(
+        self, profile: Profile, tmp_path: Path
+    ) -> None:
+        folder = str(tmp_path / "kept")
+        assert self.compiled(profile, f"{folder},false,1024") == "1 0"
+        assert self.compiled(profile, folder) == "0 1"
+        assert self.compiled(profile, folder, HPU_STAND_IN_DEVICE="gaudi3") == "1 0"
+        assert self.compiled(profile, f"{folder},true,1024") == "1 0"
+        assert self.compiled(profile, "") == "1 0"
+
+    def test_for_inference_each_rank_has_a_folder(self, profile: Profile, tmp_path: Path) -> None:
+        folder = str(tmp_path / "kept")
+        assert self.compiled(profile, folder, "enter()", RANK="3") == "1 0"
+        assert [path.name for path in tmp_path.iterdir()] == ["kept3"]
+        assert self.compiled(profile, folder, "enter()") == "1 0"
+
+    @pytest.mark.parametrize("config", ["{},maybe", "{},false,much", "{},false,1,false,1"])
+    def test_what_cannot_be_read_is_an_error(self, profile: Profile, config: str, tmp_path: Path) -> None:
+        assert "PT_HPU_RECIPE_CACHE_CONFIG" in self.compiled(profile, config.format(tmp_path))
+
+    def test_only_newer_releases_take_a_fourth_field(self, profile: Profile, tmp_path: Path) -> None:
+        said = self.compiled(profile, f"{tmp_path},false,1024,false")
+        assert ("1 to 3 fields" in said) if profile is LAZY else said == "1 0"

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-
-import torch
+from importlib.util import find_spec
 
 
 def bear() -> None:
-    """Let it be imported, and so all of transformers: to be called before anybody has tried."""
+    """Let it be imported, if it is there, and so all of transformers: to be called before anybody has tried."""
+    if find_spec("torchvision") is None:
+        return
     try:
         import_module("torchvision")
     except RuntimeError:
+        import torch
+
         for name in ("nms", "qnms"):
             torch.library.define(
                 f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"

@@ -44,17 +44,17 @@ def attention(
     group = query.shape[1] // key.shape[1]
     key, value = (each.repeat_interleave(group, 1) for each in (key, value))
     scores = torch.matmul(query, key.transpose(2, 3)).to(wide(query.dtype))
-    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores.mul_(query.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
+        scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype is torch.bool else scores.add_(mask)
     if is_causal or lengths is not None or tuple(window) != (-1, -1):
-        scores = scores.masked_fill(_hidden(scores, is_causal, lengths, padding, window), -torch.inf)
+        scores.masked_fill_(_hidden(scores, is_causal, lengths, padding, window), -torch.inf)
     if sinks is not None:
         scores = torch.cat([scores, sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1).to(scores)], -1)
     highest = scores.amax(-1, keepdim=True)
-    weights = torch.exp(scores - highest)
+    weights = scores.sub_(highest).exp_()
     inverse = 1 / weights.sum(-1, keepdim=True)
-    weights = (weights * inverse)[..., : key.shape[2]].to(value.dtype)
+    weights = weights.mul_(inverse)[..., : key.shape[2]].to(value.dtype)
     return torch.matmul(weights, value), highest, inverse
 
 
