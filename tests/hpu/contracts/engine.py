@@ -1,6 +1,7 @@
 """The engine on the stand-in: what the CPU serves, token by token, and nothing compiled, read or left to the host.
 
-`python -m tests.hpu.contracts.engine FOLDER` on a machine of tests/hpu/profiles.py prints what it saw as JSON.
+`python -m tests.hpu.contracts.engine FOLDER [few]` on a machine of tests/hpu/profiles.py prints what it saw as JSON;
+with `few` the sampler has two levels, for torch.compile traces each of them for long.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from models import levels
 from models.runner import PagedRunner
 from models.step import Allowed, Pending, Sampling, Step
 from tests.models.drive import Driver, quiet, runner_of, sequence
@@ -115,4 +117,6 @@ def run(folder: Path) -> Seen:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if "few" in sys.argv:
+        levels.LEVELS = (levels.GREEDY, levels.LEVELS[-1])
     print(json.dumps(asdict(run(Path(sys.argv[1])))))
