@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.worker.test_generation import EOS, events, generation
+from tests.unit.worker.test_generation import events, generation
 from tests.unit.worker.test_jobs import Bench, job
 from wire.codec import decode_event
 from wire.commands import Entry
@@ -16,6 +16,7 @@ from wire.replies import Claimed
 from worker.assignment import Assignment, Broken, Completed
 from worker.generation import Generation
 from worker.link import Abort, Admit, Output, SequenceFailed, Stepped
+from worker.script import EOS
 
 CAPACITY = 8
 SEEDS = [choice_seed(1, choice) for choice in range(3)]
