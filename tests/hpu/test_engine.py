@@ -66,6 +66,7 @@ def test_the_card_serves_what_the_cpu_serves_and_is_never_surprised(
     seen = json.loads(ran.stdout.splitlines()[-1])
     assert seen.pop("furthest") < 1e-5  # what a fused kernel computes in float32 it may round otherwise
     assert seen.pop("copies_out") == seen.pop("wanted") > 0
+    assert seen.pop("blocks_copied") == 2
     assert seen == {
         "compilations": 0,
         "new_recipes": 0,

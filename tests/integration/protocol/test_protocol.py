@@ -268,6 +268,23 @@ def test_every_promise_is_kept_in_many_stories(server: Server) -> None:
     tell(server, stories=600, steps=60)
 
 
+def test_who_leaves_acks_no_end_that_a_failover_has_lost(server: Server) -> None:
+    """A story that was broken once: the ack is still to be told, and the boot's thread looks at Redis no more."""
+    world = CheckedWorld(server)
+    promise = world.promise(3, plain=True)
+    world.produce(promise)
+    server.replicate()
+    worker = world.workers[0]
+    for thread in ("loop", *("publisher", "engine") * 3, "publisher", "finisher"):
+        worker.work(thread, ALL)
+    assert worker.boot.untold == 1
+    world.fail_over()
+    world.worker_leaves(worker)
+    world.check()
+    world.settle()
+    world.close()
+
+
 @pytest.mark.parametrize("fault", sorted(OBVIOUS))
 def test_the_model_finds_a_fault(server: Server, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     """The negative control: without this rule of the protocol, some promise is broken."""
