@@ -36,7 +36,7 @@ def small(folder: Path, layout: str, depth: int) -> PagedRunner:
         model_id=str(folder),
         dtype="float32",
         slots=4,
-        kv_blocks=11,
+        kv_blocks=9,
         max_total_tokens=96,
         prefill_chunk=32,
         prefill_batch=3,
