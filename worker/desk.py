@@ -23,7 +23,7 @@ from worker.link import Abort, Admit, Allow, ToEngine
 from worker.roster import Roster
 
 AHEAD = 256
-"""Tokens of one job that the engine may be ahead of the log: then this job waits, and no other, until the log has them.
+"""Tokens of one text that the engine may be ahead of the log: then its job waits, and no other, until the log has them.
 
 So what Redis has not taken, because it is away, stalls or is slow, is bounded for each job.
 """
