@@ -84,7 +84,7 @@ class Sampler:
 
     def _marked(self, logits: Tensor, i: Ints[Tensor]) -> Tensor:
         """The logits with the watermark, before anything else is done to them, as in TGI."""
-        assert self._watermark, "the level is not planned without one"
+        assert self._watermark is not None, "the level is not planned without one"
         latest = self.tokens.index_select(0, i.slot[:, 0].long()).to(torch.int32)[:, None]
         previous = torch.where(i.previous == LATEST, latest, i.previous)
         return self._watermark.marked(logits, previous, i.watermark)
