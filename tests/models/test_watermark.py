@@ -136,6 +136,19 @@ class TestSampler:
         counts = torch.tensor(ids).bincount(minlength=41).double()
         assert chi2(counts, ((logits.double() + 2 * green(TGI, 7, 41)) / 0.8).softmax(-1)) < limit(41)
 
+    def test_it_is_one_graph_for_a_compiler(self) -> None:
+        logits = torch.randn(2, VOCAB, generator=torch.Generator().manual_seed(4))
+        wishes = Wishes(SLOTS, torch.float32, LEVELS_WITH)
+        wishes.set(0, Sampling(watermark=True))
+        inputs = wishes.inputs([after(9), row(1)], 2)
+        with torch.inference_mode():
+            (eager,) = sampler().planned(LEVELS_WITH[-1])(logits=logits, **inputs)
+            whole = torch.compile(
+                sampler().planned(LEVELS_WITH[-1]), fullgraph=True, dynamic=False, backend="aot_eager"
+            )
+            (compiled,) = whole(logits=logits, **inputs)
+        assert torch.equal(eager, compiled)
+
     def test_levels_that_mark_are_planned_where_it_is_enabled(self) -> None:
         assert not any(Part.WATERMARK in level for level in levels_of(watermark=False))
         wishes = Wishes(SLOTS, torch.float32, LEVELS_WITH)
