@@ -68,6 +68,7 @@ bench: $(VENV)/.dev ## What we claim, measured beside peers; prints hardware and
 	$(RUN) bench.queue
 	$(RUN) bench.engine --minutes 30
 	$(RUN) bench.step
+	$(RUN) bench.masks
 	$(RUN) bench.differences
 	$(RUN) bench.deterministic
 	$(RUN) bench.gap

@@ -25,7 +25,7 @@ from wire.job import Job, new_job_id
 from wire.keys import SECRET
 from wire.ledger import Ledger
 from wire.record import Record
-from wire.request import GenerateRequest, RequestLimits, to_job
+from wire.request import GenerateRequest, to_job
 from wire.tokenizer import Tokenizer
 from wire.transport import broker_url
 
@@ -110,7 +110,7 @@ class Admission:
         short = len(request.inputs) <= TOKENISE_UP_TO and len(request.inputs.encode()) <= TOKENISE_UP_TO
         job = to_job(
             request,
-            RequestLimits(max_input_tokens=model.max_input_tokens, max_total_tokens=model.max_total_tokens),
+            model.limits,
             job_id=job_id or new_job_id(),
             model=model.name,
             encode=tokenizer.encode if short else None,

@@ -10,6 +10,7 @@ import redis
 
 from wire.errors import ModelNotFound, ModelUnavailable
 from wire.registry import Registry, WorkerInfo
+from wire.request import RequestLimits
 from wire.tokenizer import Tokenizer
 
 FRESH = 1.0
@@ -37,14 +38,13 @@ class Model:
         return min(self.workers, key=lambda w: (w.started, w.boot))
 
     @property
-    def max_input_tokens(self) -> int:
-        """Longest prompt that every worker takes."""
-        return min(w.max_input_tokens for w in self.workers)
-
-    @property
-    def max_total_tokens(self) -> int:
-        """Longest prompt and output together that every worker takes."""
-        return min(w.max_total_tokens for w in self.workers)
+    def limits(self) -> RequestLimits:
+        """What every worker takes."""
+        return RequestLimits(
+            max_input_tokens=min(w.max_input_tokens for w in self.workers),
+            max_total_tokens=min(w.max_total_tokens for w in self.workers),
+            watermark=all(w.watermark for w in self.workers),
+        )
 
 
 class Fleet:

@@ -43,7 +43,10 @@ def seconds(ms: int) -> float | None:
 def job_object(job_id: str, record: Record, position: int | None, wait: float | None) -> dict[str, Any]:
     """The job as the API shows it; `wait`: seconds until it is taken, if that can be told."""
     result, url = record.result, f"/jobs/{job_id}"
-    shown = result and {"text": result.text, "finish_reason": result.finish_reason, "seed": result.seed}
+    shown: dict[str, Any] | None = None
+    if result:
+        shown = {"text": result.text, "finish_reason": result.finish_reason, "seed": result.seed}
+        shown |= {"choices": result.choices} if result.choices else {}
     return {
         "id": job_id,
         "object": "job",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,8 +18,7 @@ from gateway.exchange import Exchange
 from gateway.service import LEAVING, Gateway
 from gateway.stream import SSE, Streaming, Waiting
 from wire.errors import ValidationError
-from wire.events import Cancelled, Done, Event, Expired, Failed, Terminal, Token
-from wire.job import Usage
+from wire.events import Cancelled, Done, Event, Expired, Failed, Finish, Terminal, Token
 from wire.record import Record
 from wire.request import GenerateRequest, parse
 
@@ -39,27 +39,46 @@ class Generation:
         self.accepted, self.began = accepted, began
         self.validation = time.monotonic() - began
         self.tokens: list[Token] = []
+        """Of all choices."""
 
     @property
     def text(self) -> str:
-        """The answer's text, the prompt before it if that was asked for."""
+        """The answer's text."""
+        return self.text_of(self.tokens_of(0))
+
+    def tokens_of(self, choice: int) -> list[Token]:
+        """Its tokens in order; the likeliest choice is the first."""
+        return [token for token in self.tokens if token.choice == choice]
+
+    def text_of(self, tokens: list[Token]) -> str:
+        """Their text, the prompt before it if that was asked for."""
         asked = self.accepted.request
         prompt = asked.inputs if asked.params.return_full_text else ""
-        return prompt + "".join([token.text for token in self.tokens])
+        return prompt + "".join([token.text for token in tokens])
 
     def token(self, token: Token) -> dict[str, Any]:
         """A token as TGI shows it: a special one with its own text, though that is no part of the answer's."""
         text = token.text or (self.accepted.tokenizer.token_text(token.id) if token.special else "")
         return {"id": token.id, "text": text, "logprob": token.logprob, "special": token.special}
 
-    def details(self, done: Done) -> dict[str, Any]:
+    def details(self, end: Finish) -> dict[str, Any]:
         """What `details` begins with, streamed or not; the seed of a greedy generation is null."""
         sampled = self.accepted.job.params.do_sample
         return {
-            "finish_reason": done.finish_reason,
-            "generated_tokens": done.usage.completion_tokens,
-            "seed": done.seed if sampled else None,
+            "finish_reason": end.finish_reason,
+            "generated_tokens": end.tokens,
+            "seed": end.seed if sampled else None,
         }
+
+    def ends(self, done: Done) -> Sequence[Finish]:
+        """How each choice ended; the usage counts those that were not chosen, too."""
+        only = Finish(finish_reason=done.finish_reason, seed=done.seed, tokens=len(self.tokens))
+        return done.choices or (only,)
+
+    def whole(self, end: Finish, choice: int) -> dict[str, Any]:
+        """All details of one choice."""
+        tokens = [self.token(token) for token in self.tokens_of(choice)]
+        return self.details(end) | {"prefill": [], "tokens": tokens}
 
 
 def failure(end: Terminal) -> tuple[int, bytes]:
@@ -78,12 +97,15 @@ def compute_type(accepted: Accepted) -> str:
     return f"{accepted.model.one.device or 'cpu'}+optimized"
 
 
-def headers(generation: Generation, usage: Usage, record: Record | None) -> dict[str, str]:
-    """TGI's x-* headers of a whole answer; times in ms but for x-compute-time. The record tells queue from work."""
+def headers(generation: Generation, done: Done, record: Record | None) -> dict[str, str]:
+    """TGI's x-* headers of a whole answer, which count the chosen text alone; times in ms but for x-compute-time.
+
+    The record tells queue from work.
+    """
     total = time.monotonic() - generation.began
     queued = (record.started - record.created) / 1000 if record else 0.0
     inference = (record.finished - record.started) / 1000 if record else total
-    characters = len(generation.accepted.request.inputs)
+    characters, tokens = len(generation.accepted.request.inputs), generation.ends(done)[0].tokens
     return {
         "x-compute-type": compute_type(generation.accepted),
         "x-compute-time": f"{total:.6f}",
@@ -92,9 +114,9 @@ def headers(generation: Generation, usage: Usage, record: Record | None) -> dict
         "x-validation-time": str(round(generation.validation * 1000)),
         "x-queue-time": str(round(queued * 1000)),
         "x-inference-time": str(round(inference * 1000)),
-        "x-time-per-token": str(round(inference * 1000 / max(1, usage.completion_tokens))),
-        "x-prompt-tokens": str(usage.prompt_tokens),
-        "x-generated-tokens": str(usage.completion_tokens),
+        "x-time-per-token": str(round(inference * 1000 / max(1, tokens))),
+        "x-prompt-tokens": str(done.usage.prompt_tokens),
+        "x-generated-tokens": str(tokens),
     }
 
 
@@ -125,13 +147,19 @@ class Whole(Waiting):
         generation = self._generation
         body: dict[str, Any] = {"generated_text": generation.text}
         if generation.accepted.request.params.details:
-            tokens = [generation.token(token) for token in generation.tokens]
-            body["details"] = generation.details(done) | {"prefill": [], "tokens": tokens}
+            first, *others = generation.ends(done)
+            body["details"] = generation.whole(first, 0)
+            if others:
+                body["details"]["best_of_sequences"] = [
+                    {"generated_text": generation.text_of(generation.tokens_of(choice))}
+                    | generation.whole(end, choice)
+                    for choice, end in enumerate(others, 1)
+                ]
         try:
             record = self.gateway.ledger.record(self.job_id)
         except redis.RedisError:  # the answer is complete; only its timing headers would be better
             record = None
-        self.answer(200, _encode(body), headers(generation, done.usage, record))
+        self.answer(200, _encode(body), headers(generation, done, record))
 
     def vanished(self) -> None:
         """Somebody deleted the job."""
@@ -202,6 +230,7 @@ class Stream(Streaming):
             or token.index + 1 >= params.max_new_tokens
             or token.special
             or token.id in accepted.model.one.eos_ids
+            or token.id in params.stop_token_ids
             or any(stop in self._recent for stop in params.stop)
         )
 
@@ -211,7 +240,9 @@ class Stream(Streaming):
         last = self._pending or msgspec.structs.replace(generation.tokens[-1], text="")
         details = None
         if generation.accepted.request.params.details:
-            details = generation.details(done) | {"input_length": done.usage.prompt_tokens}
+            details = generation.details(generation.ends(done)[0]) | {
+                "input_length": done.usage.prompt_tokens
+            }
         return self._event(last, generation.text, details)
 
     def vanished(self) -> None:
@@ -239,6 +270,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
     routes = Blueprint("tgi", __name__)
 
     def accept(asked: GenerateRequest, began: float, stream: bool) -> Generation:
+        if (asked.params.n or 1) > 1:
+            raise ValidationError("`n` must be 1 here, where an answer is one text: use /jobs")
         gateway.admit_stream()
         return Generation(gateway.admission.accept(asked, stream=stream, bound=True), began)
 

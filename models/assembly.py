@@ -20,6 +20,7 @@ from models.room import Budget, Need, Start, last_start
 from models.runner import PagedRunner, Parts
 from models.sampler import Sampler
 from models.step import LoadSpec, ModelInfo
+from models.watermark import Watermark
 
 REPLAN = 0.05
 """Padding, as a share of the work, that a new plan must save to take the place of one whose recipes are kept."""
@@ -122,8 +123,9 @@ def _trial(loaded: Loaded, plan: Plan, sampler: Sampler) -> Need:
 
 def _sampler(loaded: Loaded, limits: Limits) -> Sampler:
     exact = torch.promote_types(loaded.pools.dtype, torch.float32)
-    info = loaded.info
-    return Sampler(limits.slots, info.vocab_size, info.eos_ids, exact, loaded.device.torch)
+    info, spec = loaded.info, loaded.spec
+    watermark = Watermark(spec.watermark_gamma, spec.watermark_delta) if info.watermark else None
+    return Sampler(limits.slots, info.vocab_size, info.eos_ids, exact, loaded.device.torch, watermark)
 
 
 def _runner(loaded: Loaded, plan: Plan, sampler: Sampler, ready: int) -> PagedRunner:

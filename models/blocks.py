@@ -67,7 +67,7 @@ class BlockPool:
             self._by_key[key] = block
 
     def writable(self, block: int) -> bool:
-        """Whether its one holder may write to it: a shared or published block never changes."""
+        """Whether its holder may write to it: one that others hold, or can find, never changes."""
         return self._references.get(block) == 1 and block not in self._key_of
 
     def free(self, blocks: Sequence[int]) -> None:

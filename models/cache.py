@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class KvPools:
     def __init__(self, layers: dict[nn.Module, LayerShape], dtype: torch.dtype) -> None:
         self.layers = layers
         self.dtype = dtype
+        self.block_size = 0
+        """Tokens of a block, once the pools are allocated."""
 
     def bytes_per_block(self, block_size: int) -> int:
         """Memory of one block over all layers, in bytes."""
@@ -41,7 +44,7 @@ class KvPools:
 
     def allocate(self, num_blocks: int, block_size: int, device: torch.device) -> None:
         """Give every layer its zeroed pools [num_blocks * block_size, heads, dim]; before warm-up, once."""
-        tokens = num_blocks * block_size
+        self.block_size, tokens = block_size, num_blocks * block_size
         for module, shape in self.layers.items():
             for name, dim in (("k_cache", shape.key_dim), ("v_cache", shape.value_dim)):
                 if not dim:
@@ -49,16 +52,26 @@ class KvPools:
                 pool = torch.zeros(tokens, shape.heads, dim, dtype=self.dtype, device=device)
                 module.register_buffer(name, pool, persistent=False)
 
+    def copy(self, source: Tensor, target: Tensor) -> tuple[()]:
+        """Planned: copy blocks [N] int32 onto others, in all layers."""
+        token = torch.arange(self.block_size, dtype=torch.int32, device=source.device)
+        read, write = ((blocks[:, None] * self.block_size + token).flatten() for blocks in (source, target))
+        for pool in self._pools():
+            pool.index_copy_(0, write.long(), pool.index_select(0, read))
+        return ()
+
     def scrub(self) -> tuple[()]:
         """Planned: put zeros for what is not a number, so that a block's next owner never multiplies with it.
 
         Masked positions count for nothing only as long as they are finite.
         """
-        for module in self.layers:
-            for name in ("k_cache", "v_cache"):
-                if hasattr(module, name):
-                    getattr(module, name).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        for pool in self._pools():
+            pool.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         return ()
+
+    def _pools(self) -> Iterator[Tensor]:
+        for module in self.layers:
+            yield from (getattr(module, name) for name in ("k_cache", "v_cache") if hasattr(module, name))
 
     def free(self) -> None:
         """Let the pools go."""

@@ -75,6 +75,10 @@ class Captured:
         """Run on these values; each must have exactly the planned shape and dtype (else ValueError)."""
         if values.keys() != self.inputs.keys():
             raise ValueError(f"{self.name} takes {sorted(self.inputs)}, not {sorted(values)}")
+        return self.again(**values)
+
+    def again(self, **values: Tensor) -> Outputs:
+        """As `run`, but what is left out is what it was in the run before."""
         for key, value in values.items():
             buffer = self.inputs[key]
             if value.shape != buffer.shape or value.dtype != buffer.dtype:

@@ -29,6 +29,16 @@ SPAN = 104.0
 """exp(-104) is 0 in float32."""
 
 
+def masked(logits: Tensor, allowed: Tensor) -> Tensor:
+    """The logits [B, V], made finite, less 2e30 where the bit of `allowed` [B, ceil(V / 32)] int32 is not set.
+
+    Twice what the least of them is, so that any that is allowed comes before all others.
+    """
+    bit = torch.arange(32, dtype=torch.int32, device=allowed.device)
+    bits = (allowed[:, :, None] >> bit).bitwise_and_(1).flatten(1)[:, : logits.shape[1]]
+    return torch.add(logits.clamp_min(NEVER), bits - 1, alpha=-2 * NEVER)
+
+
 def filtered(
     scores: Tensor, level: Part, top_k: Tensor, top_p: Tensor, lowest: Tensor, typical_p: Tensor
 ) -> Tensor:

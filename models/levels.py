@@ -19,6 +19,10 @@ class Part(IntFlag):
     TYPICAL = 16
     TOP_N = 32
     """Report the likeliest tokens."""
+    MASK = 64
+    """Only the tokens that a grammar allows."""
+    WATERMARK = 128
+    """Raise the green tokens, first of all."""
 
 
 GREEDY = Part(0)
@@ -31,13 +35,21 @@ LEVELS: tuple[Part, ...] = (
     Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P,
     Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P | Part.TYPICAL,
     Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P | Part.TYPICAL | Part.TOP_N,
+    Part.MASK,
+    Part.MASK | Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P,
+    Part.MASK | Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P | Part.TYPICAL | Part.TOP_N,
 )
-"""The planned programs, cheapest first; the last can do everything. One for each subset would be 64 to warm up."""
+"""The planned programs, cheapest first; the last can do everything. One for each subset would be 128 to warm up."""
 
 
-def level_for(parts: Part) -> Part:
+def levels_of(watermark: bool) -> tuple[Part, ...]:
+    """The planned levels, cheapest first; those that watermark only where that is enabled."""
+    return (*LEVELS, Part.NOISE | Part.WATERMARK, LEVELS[-1] | Part.WATERMARK) if watermark else LEVELS
+
+
+def level_for(parts: Part, levels: tuple[Part, ...] = LEVELS) -> Part:
     """The cheapest planned level that can do all of this."""
-    return next(level for level in LEVELS if parts & ~level == 0)
+    return next(level for level in levels if parts & ~level == 0)
 
 
 def parts_of(sampling: Sampling) -> Part:
@@ -47,6 +59,10 @@ def parts_of(sampling: Sampling) -> Part:
         parts |= Part.EDIT
     if sampling.top_n:
         parts |= Part.TOP_N
+    if sampling.constrained:
+        parts |= Part.MASK
+    if sampling.watermark:
+        parts |= Part.WATERMARK
     if not sampling.do_sample:
         return parts
     parts |= Part.NOISE
@@ -60,8 +76,13 @@ def parts_of(sampling: Sampling) -> Part:
 
 
 def edits(sampling: Sampling) -> bool:
-    """Whether this sequence has a bias or penalties: state in its slot."""
+    """Whether this sequence has a bias or penalties."""
     return bool(sampling.logit_bias) or penalises(sampling)
+
+
+def has_state(sampling: Sampling) -> bool:
+    """Whether this sequence's slot differs from the scratch one: by what is edited, or by what it must not end with."""
+    return edits(sampling) or bool(sampling.min_new_tokens and sampling.stop_token_ids)
 
 
 def penalises(sampling: Sampling) -> bool:

@@ -18,6 +18,7 @@ from models import adoption, attention, hub, moe, rope
 from models.assembly import Loaded, assemble
 from models.cache import KvPools
 from models.devices import Device, device_of, dtype_of
+from models.ends import eos_ids
 from models.errors import ModelRefused
 from models.families import Family, family_of
 from models.runner import PagedRunner
@@ -135,8 +136,6 @@ def _describe(
         check_vocab(config.vocab_size)
     except ValueError as error:
         raise ModelRefused(str(error)) from error
-    ends = model.generation_config.eos_token_id
-    ends = config.eos_token_id if ends is None else ends
     return ModelInfo(
         model_id=spec.model_id,
         revision=files.revision,
@@ -144,8 +143,9 @@ def _describe(
         device=device.name,
         dtype=str(model.dtype).removeprefix("torch."),
         vocab_size=config.vocab_size,
-        eos_ids=() if ends is None else tuple(ends) if isinstance(ends, list) else (ends,),
+        eos_ids=eos_ids(model, files.folder),
         max_position=longest,
+        watermark=spec.watermark_gamma > 0,
         parameters=sum(weight.numel() for weight in model.parameters()),
         extra={
             "architecture": family.architecture,

@@ -1,4 +1,4 @@
-"""The sampler's noise: a hash of (seed, choice, position, token), the same 32 bits on every device.
+"""The sampler's noise: a hash of (seed, position, token), the same 32 bits on every device.
 
 Half of it is made on the host (64 bits per row and step), half is int32 tensor arithmetic (32 bits per token), where
 multiplication wraps and a shift is made logical by a mask. A device's logarithm may round the noise differently in
@@ -24,10 +24,9 @@ def _mix64(x: Words) -> Words:
     return x ^ (x >> np.uint64(31))
 
 
-def row_keys(seeds: Words, choices: Words, positions: Words) -> NDArray[np.int32]:
+def row_keys(seeds: Words, positions: Words) -> NDArray[np.int32]:
     """Two int32 [B, 2] that stand for each row's choice of one token; products wrap at 64 bits."""
-    places = (choices << np.uint64(40)) + positions + np.uint64(1)
-    keys = _mix64((_mix64(seeds + _GOLDEN) ^ _mix64(places)) + _GOLDEN)
+    keys = _mix64((_mix64(seeds + _GOLDEN) ^ _mix64(positions + np.uint64(1))) + _GOLDEN)
     halves = np.stack([keys >> np.uint64(32), keys & np.uint64(0xFFFFFFFF)], axis=1)
     return halves.astype(np.uint32).view(np.int32)
 
@@ -41,12 +40,16 @@ def _mix32_(x: Tensor) -> Tensor:
     return x
 
 
-def noise_bits(keys: Tensor, vocab_size: int) -> Tensor:
-    """32 random bits [B, V] int32 from keys [B, 2] int32."""
-    token = torch.arange(vocab_size, dtype=torch.int32, device=keys.device)[None, :]
-    bits = _mix32_(token ^ keys[:, :1])
+def hashed(keys: Tensor, tokens: Tensor) -> Tensor:
+    """32 random bits [B, N] int32 from keys [B, 2] and tokens [1 or B, N], both int32."""
+    bits = _mix32_(tokens ^ keys[:, :1])
     bits += keys[:, 1:]
     return _mix32_(bits)
+
+
+def noise_bits(keys: Tensor, vocab_size: int) -> Tensor:
+    """32 random bits [B, V] int32 from keys [B, 2] int32."""
+    return hashed(keys, torch.arange(vocab_size, dtype=torch.int32, device=keys.device)[None, :])
 
 
 def gumbel(keys: Tensor, vocab_size: int) -> Tensor:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models import forward, sampler
@@ -16,13 +18,15 @@ from models.cache import KvPools
 from models.captured import Programs
 from models.devices import Device, Fetched
 from models.errors import ModelRefused
-from models.levels import LEVELS, Part, edits
+from models.levels import Part, has_state, levels_of
 from models.plan import Bucket, Plan
 from models.room import Need
 from models.sampler import Sampler
-from models.step import ModelInfo, Outcome, Progress, Sampling, Step
+from models.step import Allowed, ModelInfo, Outcome, Progress, Row, Sampling, Step
 from models.wishes import Wishes
 
+COPIES = 8
+"""Blocks that one run of the copying program copies."""
 PROBES = 4
 """Tokens by which it is checked that a decode step computes all its rows alike."""
 
@@ -31,21 +35,24 @@ PROBES = 4
 class Launched:
     """A step on its way: what the sampler chose for all rows, and which of them were asked for."""
 
-    chosen: Fetched | None
-    """None: no token was wanted."""
-    wanted: tuple[tuple[int, int], ...]
-    """(row, how many of the likeliest tokens to report)."""
+    chosen: tuple[Fetched, ...]
+    """One for each round; none if no token was wanted."""
+    wanted: tuple[tuple[tuple[int, int], ...], ...]
+    """(row, how many of the likeliest tokens to report) of each round."""
     scores: Fetched | None = None
     """Of a score step, [T]: the log-probabilities of its row's targets, then of padding."""
     scored: int = 0
 
     def read(self) -> Outcome:
         """Wait for the device. FloatingPointError if a number that was asked for is NaN."""
-        chosen = self.chosen.result().tolist() if self.chosen else []
+        rounds = [
+            (each.result().tolist(), wanted) for each, wanted in zip(self.chosen, self.wanted, strict=True)
+        ]
         scores = self.scores.result().tolist()[: self.scored] if self.scores else []
         if any(map(math.isnan, scores)):
             raise FloatingPointError(sampler.IS_NAN)
-        return Outcome([sampler.report(chosen[row], top_n) for row, top_n in self.wanted], scores)
+        sampled = [sampler.report(chosen[row], n) for chosen, wanted in rounds for row, n in wanted]
+        return Outcome(sampled, scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,8 @@ class PagedRunner:
         """What the device had compiled when the plan was settled."""
         self._seconds: dict[Bucket, float] = {}
         self._sampling: dict[int, float] = {}
-        self._wishes = Wishes(plan.limits.slots, parts.sampler.dtype)
+        self._levels = levels_of(info.watermark)
+        self._wishes = Wishes(plan.limits.slots, parts.sampler.dtype, self._levels)
 
     @property
     def compilations(self) -> int:
@@ -196,49 +204,72 @@ class PagedRunner:
     def _run_samplers(self, bucket: Bucket) -> None:
         """Run the samplers of all levels on the logits of a batch; built, if they are not there."""
         batch, logits = bucket.batch, self._logits[bucket.batch]
-        inputs = self._wishes.inputs((), batch)
-        for level in LEVELS:
+        for level in self._levels:
+            inputs = self._wishes.inputs((), batch) | self._mask(level, None, batch)
             if (batch, level) not in self._samplers:
                 fixed = self._on_device(inputs) | {"logits": torch.zeros_like(logits)}
                 self._samplers.build((batch, level), self._parts.sampler.planned(level), fixed)
             self._samplers[batch, level].run(logits=logits, **inputs)
 
     def _run_others(self) -> None:
-        """Run, on the scratch slot, the program that opens a slot, and the one that scrubs the pools; built, too."""
+        """Run, on scratch, the programs that open a slot, copy blocks and scrub the pools; built, too."""
         history = self._parts.sampler.history
         inputs = history.rows_of(self.plan.limits.slots, (), (), Sampling())
         if "open" not in self._others:
             self._others.build("open", history.write, self._on_device(inputs))
+            self._others.build("copy", self._parts.pools.copy, self._on_device(_pairs(())))
             self._others.build("scrub", self._parts.pools.scrub, {})
         self._others["open"].run(**inputs)
+        self._others["copy"].run(**_pairs(()))
         self.scrub()
 
     @torch.inference_mode()
     def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:
         """Give `slot` to a sequence: its sampling, and what penalties count (prompt and output so far)."""
         self._wishes.set(slot, sampling)
-        if edits(sampling):
+        if has_state(sampling):
             rows = self._parts.sampler.history.rows_of(slot, prompt, output, sampling)
             self._others["open"].run(**rows)
 
     @torch.inference_mode()
-    def launch(self, step: Step) -> Launched:
+    def launch(self, step: Step, allowed: Allowed | None = None) -> Launched:
         """Run one step; KeyError for a bucket outside the plan, ValueError for rows that do not fit theirs."""
         program = self._forwards[step.bucket]
+        for start in range(0, len(step.copies), COPIES):
+            self._others["copy"].run(**_pairs(step.copies[start : start + COPIES]))
         logits, *rest = program.run(**forward.inputs_of(step.rows, step.bucket, self.plan.limits))
-        device = self._parts.device
-        wanted = tuple(
-            (index, self._wishes.top_n[row.slot]) for index, row in enumerate(step.rows) if row.sample
-        )
+        device, rounds = self._parts.device, step.rounds if any(row.sample for row in step.rows) else []
         scores = device.fetch(rest[0]) if rest else None  # before the sampler's program can write over it
-        chosen = device.fetch(self._choose(step, logits)) if wanted else None
+        chosen = self._choose(step.bucket.batch, rounds, logits, allowed) if rounds else ()
         device.step_boundary()
+        wanted = tuple(
+            tuple((index, self._wishes.top_n[row.slot]) for index, row in enumerate(rows) if row.sample)
+            for rows in rounds
+        )
         return Launched(chosen, wanted, scores, sum(len(row.targets) for row in step.rows))
 
-    def _choose(self, step: Step, logits: Tensor) -> Tensor:
-        program = self._samplers[step.bucket.batch, self._wishes.level(step.rows)]
-        (chosen,) = program.run(logits=logits, **self._wishes.inputs(step.rows, step.bucket.batch))
-        return chosen
+    def _choose(
+        self, batch: int, rounds: list[tuple[Row, ...]], logits: Tensor, allowed: Allowed | None
+    ) -> tuple[Fetched, ...]:
+        """One run of one program for each round: it keeps the logits, over which a replay of another may write."""
+        level = self._wishes.level([row for rows in rounds for row in rows])
+        program, chosen = self._samplers[batch, level], list[Fetched]()
+        masks = np.asarray(allowed()).reshape(len(rounds), len(rounds[0]), -1) if allowed else None
+        for turn, rows in enumerate(rounds):
+            inputs = self._wishes.inputs(rows, batch)
+            inputs |= self._mask(level, None if masks is None else masks[turn], batch)
+            outputs = program.again(**inputs) if turn else program.run(logits=logits, **inputs)
+            chosen.append(self._parts.device.fetch(outputs[0]))
+        return tuple(chosen)
+
+    def _mask(self, level: Part, masks: NDArray[np.int32] | None, batch: int) -> dict[str, Tensor]:
+        """The input of levels that have one: what the rows may choose, everything if nobody says, padding too."""
+        if Part.MASK not in level:
+            return {}
+        rows = np.full((batch, -(-self.info.vocab_size // 32)), -1, np.int32)
+        if masks is not None:
+            rows[: len(masks)] = masks
+        return {"allowed": torch.from_numpy(rows)}
 
     @torch.inference_mode()
     def scrub(self) -> None:
@@ -254,3 +285,10 @@ class PagedRunner:
 
     def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self._parts.device.torch) for name, value in inputs.items()}
+
+
+def _pairs(copies: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+    """The inputs of the program that copies blocks, padded with scratch."""
+    pairs = np.zeros((COPIES, 2), np.int32)
+    pairs[: len(copies)] = np.reshape(copies, (-1, 2))
+    return {"source": torch.from_numpy(pairs[:, 0].copy()), "target": torch.from_numpy(pairs[:, 1].copy())}

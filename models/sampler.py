@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from models.captured import Outputs
-from models.filters import NEVER, filtered
+from models.filters import NEVER, filtered, masked
 from models.history import History
 from models.levels import Part
 from models.noise import gumbel
 from models.ranks import likeliest
 from models.step import Sampled
-from models.wishes import Floats, Ints
+from models.watermark import Watermark
+from models.wishes import LATEST, Floats, Ints
 
 MOST_TOKENS = 1 << 24
 """Ids travel to the host beside their log-probabilities, in float32, which is exact below this."""
@@ -41,29 +42,39 @@ class Sampler:
     """The sampler of one model, with its state by slot; the last slot is scratch."""
 
     def __init__(
-        self, slots: int, vocab_size: int, eos_ids: Sequence[int], dtype: torch.dtype, device: torch.device
+        self,
+        slots: int,
+        vocab_size: int,
+        eos_ids: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        watermark: Watermark | None = None,
     ) -> None:
+        """Without a `watermark` no level that has one can be run."""
+        self._watermark = watermark
         self.dtype = dtype
         """What it computes in: float32, or float64 where the model does."""
-        self.history = History(slots, vocab_size, dtype, device)
+        self.history = History(slots, vocab_size, eos_ids, dtype, device)
         self.tokens = torch.zeros(slots + 1, dtype=torch.int64, device=device)
         """[slots + 1]: the token chosen last, which the next decode step of the slot reads on the device."""
-        ban = torch.zeros(vocab_size, dtype=dtype)
-        ban[list(eos_ids)] = NEVER
-        self._ban = ban.to(device)
 
     def planned(self, level: Part) -> Callable[..., Outputs]:
         """The function of a level: logits [B, V] and its inputs in, one tensor out for `report` to read.
 
-        [B, 2]: id and log-probability; with TOP_N [B, 2 + 2K]: also the K likeliest ids and theirs.
+        [B, 2]: id and log-probability; with TOP_N [B, 2 + 2K]: also the K likeliest ids and theirs. `allowed` is an
+        input of levels with MASK alone: see models.step.Allowed.
         """
 
-        def choose(logits: Tensor, floats: Tensor, ints: Tensor) -> Outputs:
+        def choose(logits: Tensor, floats: Tensor, ints: Tensor, allowed: Tensor | None = None) -> Outputs:
             f: Floats[Tensor] = Floats(*torch.split(floats, 1, dim=1))
             i: Ints[Tensor] = Ints(*torch.split(ints, 1, dim=1))
             logits = logits.to(self.dtype)
+            if Part.WATERMARK in level:
+                logits = self._marked(logits, i)
             if Part.EDIT in level:
                 logits = self._edited(logits, f, i)
+            if allowed is not None:
+                logits = masked(logits, allowed)
             ids = logits.argmax(-1, keepdim=True)
             if Part.NOISE in level:
                 ids = torch.where(i.do_sample != 0, _drawn(logits, level, f, i), ids)
@@ -74,12 +85,17 @@ class Sampler:
 
         return choose
 
+    def _marked(self, logits: Tensor, i: Ints[Tensor]) -> Tensor:
+        """The logits with the watermark, before anything else is done to them, as in TGI."""
+        assert self._watermark is not None, "the level is not planned without one"
+        latest = self.tokens.index_select(0, i.slot[:, 0].long()).to(torch.int32)[:, None]
+        previous = torch.where(i.previous == LATEST, latest, i.previous)
+        return self._watermark.marked(logits, previous, i.watermark)
+
     def _edited(self, logits: Tensor, f: Floats[Tensor], i: Ints[Tensor]) -> Tensor:
         """The logits, made finite, with biases, penalties and bans."""
         logits = logits.clamp_min(NEVER)
-        logits = self.history.edited(logits, i.past, f.repetition, f.frequency, f.presence)
-        logits += i.ban_eos.to(self.dtype) * self._ban
-        return logits
+        return self.history.edited(logits, i.past, i.ban_ends, f.repetition, f.frequency, f.presence)
 
 
 def _drawn(logits: Tensor, level: Part, f: Floats[Tensor], i: Ints[Tensor]) -> Tensor:

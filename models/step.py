@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,8 +15,7 @@ class Sampling:
     """How one sequence's tokens are chosen; the neutral value of each filter switches it off."""
 
     seed: int = 0
-    """uint64; the noise is a hash of (seed, choice, position, token)."""
-    choice: int = 0
+    """uint64; the noise is a hash of (seed, position, token)."""
     do_sample: bool = False
     """False: greedy, and temperature and filters are not applied (penalties are)."""
     temperature: float = 1.0
@@ -28,11 +27,17 @@ class Sampling:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     min_new_tokens: int = 0
-    """The model's end-of-sequence ids cannot be chosen at positions below this."""
+    """The model's end-of-sequence ids and `stop_token_ids` cannot be chosen at positions below this."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Further ids that end this sequence, whatever it does about the model's."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(id, what is added to its logit), each id once; before penalties."""
+    watermark: bool = False
+    """Where the runner was loaded with one: ModelInfo.watermark."""
     top_n: int = 0
     """How many of the likeliest tokens to report beside the chosen one, at most models.sampler.MOST_TOP_N."""
+    constrained: bool = False
+    """Whether each step says which tokens may be chosen; that has the end's ban in it, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,8 @@ class Row:
     """Whether the token after ids[-1] is wanted (not for a chunk before the prompt's last)."""
     position: int
     """The index of that token in the sequence's output, from 0: what the noise and min_new_tokens go by."""
+    forks: Sequence[int] = ()
+    """Further slots whose sequences have the same tokens, and whose next one is sampled from this row's logits too."""
     targets: Sequence[int] = ()
     """In a score row: the prompt tokens whose log-probability is wanted, targets[i] being the one after ids[i]."""
 
@@ -59,6 +66,11 @@ class Row:
         """Tokens that it runs."""
         return len(self.ids) or 1
 
+    def fork(self, turn: int) -> Row:
+        """The row as that fork's; one that samples nothing if there is none."""
+        there = turn < len(self.forks)
+        return replace(self, slot=self.forks[turn] if there else self.slot, sample=self.sample and there)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -66,6 +78,16 @@ class Step:
 
     bucket: Bucket
     rows: tuple[Row, ...]
+    copies: tuple[tuple[int, int], ...] = ()
+    """(from, to): KV blocks that are copied before all else, in this order; none is written twice."""
+
+    @property
+    def rounds(self) -> list[tuple[Row, ...]]:
+        """What is sampled: the rows themselves, then the first fork of each that has one, and so on."""
+        rounds = [self.rows]
+        for turn in range(max((len(row.forks) for row in self.rows), default=0)):
+            rounds.append(tuple(row.fork(turn) for row in self.rows))
+        return rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +106,7 @@ class Outcome:
     """What a step gave."""
 
     sampled: list[Sampled]
-    """One entry per row with `sample`, in the order of the step's rows."""
+    """One entry per row with `sample`, in the order of the step's rounds and their rows."""
     scores: list[float] = field(default_factory=list)
     """Of a score step: the log-probabilities of its row's targets."""
 
@@ -111,6 +133,8 @@ class ModelInfo:
     max_position: int
     """Most tokens of prompt and output together that the model was built for."""
     parameters: int = 0
+    watermark: bool = False
+    """Whether its sampler can watermark."""
     extra: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -154,6 +178,10 @@ class LoadSpec:
     """How many buckets, of each phase the largest first, must be warm before jobs are taken; 0: the device chooses."""
     prefix_cache: bool = True
     """Whether full blocks are found again by later prompts."""
+    watermark_gamma: float = 0.0
+    """The share of the vocabulary that a watermark favours, (0, 1); 0: there is none."""
+    watermark_delta: float = 2.0
+    """What it adds to their logits."""
     deterministic: bool = False
     """Whether a text is the same, to the bit of its logits, whoever runs beside it and wherever it is resumed."""
     cache_dir: str = ""
@@ -163,6 +191,9 @@ class LoadSpec:
     token: str = field(default="", repr=False)
     """The hub's access token; empty: what huggingface_hub finds by itself, in the engine child HF_TOKEN."""
 
+
+Allowed = Callable[[], memoryview]
+"""Gives int32 [rounds x rows, ceil(V / 32)]: the tokens that each row may choose, bit i of word w for 32 w + i."""
 
 Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total) while loading and warming up."""
@@ -188,8 +219,12 @@ class Runner(Protocol):
     def open(self, slot: int, prompt: Sequence[int], output: Sequence[int], sampling: Sampling) -> None:
         """Give `slot` to a sequence: its sampling, and what penalties count (prompt and output so far)."""
 
-    def launch(self, step: Step) -> Pending:
-        """Start one step. A bucket outside the plan is a KeyError, never a compilation."""
+    def launch(self, step: Step, allowed: Allowed | None = None) -> Pending:
+        """Start one step. A bucket outside the plan is a KeyError, never a compilation.
+
+        `allowed` is for a step in which a constrained row samples. It is called when the model's part is launched and
+        the sampler's is not; what it raises is raised, and the step is lost.
+        """
 
     def scrub(self) -> None:
         """A step has raised, and may have left what is not a number in blocks that others will hold: put it right."""

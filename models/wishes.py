@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.filters import ALL, LOWEST
-from models.levels import Part, edits, level_for, parts_of, penalises
+from models.levels import LEVELS, Part, has_state, level_for, parts_of, penalises
 from models.noise import row_keys
 from models.step import Row, Sampling
 
@@ -40,34 +40,39 @@ class Floats(NamedTuple, Generic[Value]):
 
 
 class Ints(NamedTuple, Generic[Value]):
-    """The columns of the input `ints`, likewise. The keys and the last three hang on the step too."""
+    """The columns of the input `ints`, likewise. Some hang on the step too: `Wishes.inputs` sets them."""
 
     key_high: Value
     key_low: Value
     do_sample: Value
     top_k: Value
     past: Value
-    """The slot whose biases and counts apply."""
-    ban_eos: Value
+    """The slot whose biases, counts and ends apply."""
+    ban_ends: Value
     slot: Value
     """Where the chosen token goes."""
     times: Value
     """How often the token is counted in the past, 0 or 1."""
+    previous: Value
+    """The token before; LATEST: the one that the slot sampled last."""
+    watermark: Value
 
+
+LATEST = -1
 
 _KEYS = slice(0, 2)
-_BAN, _SLOT, _TIMES = (Ints._fields.index(name) for name in ("ban_eos", "slot", "times"))
+_BAN, _SLOT, _TIMES, _PREVIOUS = map(Ints._fields.index, ("ban_ends", "slot", "times", "previous"))
 
 
 class Wishes:
     """One row per slot, and a neutral one for padding: the scratch slot's."""
 
-    def __init__(self, slots: int, dtype: torch.dtype) -> None:
-        self._scratch, self._dtype = slots, dtype
+    def __init__(self, slots: int, dtype: torch.dtype, levels: tuple[Part, ...] = LEVELS) -> None:
+        """`levels` are those that are planned."""
+        self._scratch, self._dtype, self._levels = slots, dtype, levels
         self._floats = np.zeros((slots + 1, len(Floats._fields)))
         self._ints = np.zeros((slots + 1, len(Ints._fields)), np.int32)
-        self._seeds, self._choices = np.zeros((2, slots + 1), np.uint64)
-        self._min_new_tokens = np.zeros(slots + 1, np.uint64)
+        self._seeds, self._min_new_tokens = np.zeros((2, slots + 1), np.uint64)
         self._parts = np.zeros(slots + 1, np.int64)
         self.top_n = [0] * (slots + 1)
         """How many of the likeliest tokens each slot's sequence wants to see."""
@@ -82,13 +87,15 @@ class Wishes:
             key_low=0,
             do_sample=sampling.do_sample,
             top_k=min(sampling.top_k or ALL, ALL),
-            past=slot if edits(sampling) else self._scratch,
-            ban_eos=0,
+            past=slot if has_state(sampling) else self._scratch,
+            ban_ends=0,
             slot=slot,
             times=penalises(sampling),
+            previous=LATEST,
+            watermark=sampling.watermark,
         )
-        self._seeds[slot], self._choices[slot] = sampling.seed, sampling.choice
-        self._min_new_tokens[slot] = sampling.min_new_tokens
+        self._seeds[slot] = sampling.seed
+        self._min_new_tokens[slot] = 0 if sampling.constrained else sampling.min_new_tokens
         self._parts[slot] = parts_of(sampling)
         self.top_n[slot] = sampling.top_n
 
@@ -98,10 +105,10 @@ class Wishes:
         positions = np.array([row.position for row in rows if row.sample], np.uint64)
         parts = Part(int(np.bitwise_or.reduce(self._parts[slots])))
         bans = bool((positions < self._min_new_tokens[slots]).any())
-        return level_for(parts | Part.EDIT if bans else parts)
+        return level_for(parts | Part.EDIT if bans else parts, self._levels)
 
     def inputs(self, rows: Sequence[Row], batch: int) -> dict[str, Tensor]:
-        """The inputs of every level: floats [batch, 7], ints [batch, 8] int32; padding rows are greedy, in scratch."""
+        """The inputs of every level: floats [batch, 7], ints [batch, 10] int32; padding rows are greedy, in scratch."""
         count = len(rows)
         slots = np.full(batch, self._scratch)
         slots[:count] = [row.slot for row in rows]
@@ -110,10 +117,11 @@ class Wishes:
         sample = np.zeros(batch, bool)
         sample[:count] = [row.sample for row in rows]
         ints = self._ints[slots]
-        ints[:, _KEYS] = row_keys(self._seeds[slots], self._choices[slots], positions)
+        ints[:, _KEYS] = row_keys(self._seeds[slots], positions)
         ints[:, _BAN] = positions < self._min_new_tokens[slots]
         ints[~sample, _SLOT] = self._scratch
         ints[~sample, _TIMES] = 0
+        ints[:count, _PREVIOUS] = [row.ids[-1] if row.ids else LATEST for row in rows]
         floats = torch.from_numpy(self._floats[slots]).to(self._dtype)
         return {"floats": floats, "ints": torch.from_numpy(ints)}
 

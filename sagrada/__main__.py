@@ -142,6 +142,7 @@ def request_options(command: Any) -> Any:
         ),
         click.option("--do-sample", is_flag=True, default=None, help="Sample instead of greedy choice."),
         click.option("--ignore-eos", is_flag=True, default=None, help="Go on after the end-of-text token."),
+        click.option("--n", type=click.IntRange(min=1), help="So many texts of the one prompt."),
         click.option("--model", help="A served model's name. Default: the one that is served."),
         click.option("--priority", type=click.IntRange(0, 9), help="0 is the most urgent, 5 the default."),
         click.option(
@@ -270,7 +271,7 @@ def _json(value: Job | Event) -> str:
 def _told(job: Job) -> str:
     """The job in a line, and what it gave."""
     if job.result is not None:
-        return job.result.text
+        return "\n\n".join(choice.text for choice in job.result.choices) or job.result.text
     if job.error is not None:
         return f"{job.status}: {job.error.message}"
     if job.queue_position is not None:

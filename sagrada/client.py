@@ -35,12 +35,24 @@ class Usage(msgspec.Struct, frozen=True):
     total_tokens: int = 0
 
 
+class Choice(msgspec.Struct, frozen=True):
+    """One of several texts; or, at the end of a stream, how it ended."""
+
+    finish_reason: str
+    seed: int
+    tokens: int
+    text: str = ""
+
+
 class Result(msgspec.Struct, frozen=True):
     """What a completed job produced."""
 
     text: str
+    """Of the first choice, as the next two."""
     finish_reason: str
     seed: int | None = None
+    choices: tuple[Choice, ...] = ()
+    """All of them, where more than one was asked for."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -91,6 +103,8 @@ class Event(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
     seed: int | None = None
     usage: Usage | None = None
+    choices: tuple[Choice, ...] = ()
+    """Of the last event, how each choice ended, where there are several."""
     error: str | None = None
     error_type: str | None = None
 

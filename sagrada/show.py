@@ -35,16 +35,29 @@ def progress(console: Console) -> Iterator[Say]:
 def stream(
     console: Console, events: Iterable[Event], go_on: Callable[[], bool] = lambda: True
 ) -> Event | None:
-    """Print the tokens' text as they come; the last event, or None if `go_on` became false before it."""
+    """Print the tokens' text as they come; the last event, or None if `go_on` became false before it.
+
+    Of several choices the first is printed as it comes, the others below it at the end.
+    """
+    others: dict[int, str] = {}
+    last = None
     for event in events:
-        if event.type == "token" and event.text:
-            console.print(event.text, end="", markup=False, highlight=False, soft_wrap=True)
-            console.file.flush()
+        if event.type == "token" and event.choice:
+            others[event.choice] = others.get(event.choice, "") + event.text
+        elif event.type == "token" and event.text:
+            _write(console, event.text)
         if event.last or not go_on():
-            console.print()
-            return event if event.last else None
+            last = event if event.last else None
+            break
     console.print()
-    return None
+    for choice in sorted(others):
+        _write(console, f"\n{others[choice]}\n")
+    return last
+
+
+def _write(console: Console, text: str) -> None:
+    console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+    console.file.flush()
 
 
 def timed(events: Iterable[Event], times: list[float]) -> Iterator[Event]:

@@ -19,9 +19,10 @@ class MalformedRequest(ValidationError):
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
-    """TGI's `parameters`, then vLLM's that have no counterpart there. Unknown ones are ignored, as TGI does."""
+    """TGI's `parameters`, and vLLM's that have no counterpart there. Unknown ones are ignored, as TGI does."""
 
     best_of: UInt | None = None
+    n: UInt | None = None
     temperature: float | None = None
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -41,6 +42,8 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     grammar: Any = None
     adapter_id: str | None = None
     ignore_eos: bool = False
+    stop_token_ids: list[UInt] = []
+    include_stop: bool = True
     min_p: float | None = None
     presence_penalty: float | None = None
     min_new_tokens: UInt | None = None

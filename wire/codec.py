@@ -8,8 +8,10 @@ from wire.errors import NewerWireVersion
 from wire.events import Event
 from wire.job import Job, Result
 
-WIRE_VERSION = 1
-"""Raised when an older reader would misread what is written; new optional fields do not raise it."""
+WIRE_VERSION = 2
+"""The newest that is read. What is written is marked with the oldest version whose readers understand it: new fields
+that an older one may ignore raise nothing, and a job of one choice without a grammar is still of
+version 1."""
 
 
 class _Versioned(msgspec.Struct, frozen=True):
@@ -26,7 +28,12 @@ _result = msgspec.msgpack.Decoder(Result)
 
 def encode_job(job: Job) -> bytes:
     """The job in its versioned envelope."""
-    return _encoder.encode(_Versioned(WIRE_VERSION, msgspec.Raw(_encoder.encode(job))))
+    return _encoder.encode(_Versioned(version_of(job), msgspec.Raw(_encoder.encode(job))))
+
+
+def version_of(job: Job) -> int:
+    """The oldest wire version whose readers would not misread the job."""
+    return 2 if job.params.grammar or job.params.candidates > 1 else 1
 
 
 def decode_job(data: bytes) -> Job:

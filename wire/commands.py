@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from wire.codec import WIRE_VERSION, encode_event, encode_job, encode_result
+from wire.codec import WIRE_VERSION, encode_event, encode_job, encode_result, version_of
 from wire.events import STATE_OF, Event, Failed, Terminal
 from wire.job import Job, Result
 from wire.keys import OPEN, channel, gone_key, job_key, log_key
@@ -118,10 +118,11 @@ def _ms(seconds: float) -> int:
 
 def _body(job: Job, queue: str) -> tuple[Arg, ...]:
     start = _ms(job.start_ttl) if job.start_ttl else 0
-    return encode_job(job), job.model, queue, _ms(job.ttl), start, len(job.ids or ()), job.gateway
+    prompt = len(job.ids or ())
+    return version_of(job), encode_job(job), job.model, queue, _ms(job.ttl), start, prompt, job.gateway
 
 
-_NO_BODY: tuple[Arg, ...] = ("", "", "", 0, 0, 0, "")
+_NO_BODY: tuple[Arg, ...] = (0, "", "", "", 0, 0, 0, "")
 
 
 def entry(event: Event) -> Entry:
@@ -131,7 +132,7 @@ def entry(event: Event) -> Entry:
 
 def submit_command(job: Job, queue: str, digest: str = "") -> Command:
     """Write the job's record unless there is one. Reply: parse_submit."""
-    return _SCRIPTS["submit"].command(_keys(job.id), WIRE_VERSION, digest, *_body(job, queue))
+    return _SCRIPTS["submit"].command(_keys(job.id), digest, *_body(job, queue))
 
 
 def claim_command(
@@ -186,9 +187,7 @@ def reappend_command(
     pairs = [arg for entry in last for arg in (entry.seq + 1, entry.data)]
     total = max([total, *(entry.seq + 1 for entry in last[-1:])])
     job = _body(body, queue) if body else _NO_BODY
-    return _SCRIPTS["reappend"].command(
-        _keys(job_id), attempt, boot, claim, total, WIRE_VERSION, *job, *pairs
-    )
+    return _SCRIPTS["reappend"].command(_keys(job_id), attempt, boot, claim, total, *job, *pairs)
 
 
 def finish_command(
@@ -219,12 +218,12 @@ def finish_command(
 
 def cancel_command(job_id: str, *, result_ttl: float) -> Command:
     """End the job as cancelled, whoever runs it. Reply: parse_stopped."""
-    return _SCRIPTS["stop"].command(_keys(job_id), "cancelled", _ms(result_ttl), "", "", WIRE_VERSION)
+    return _SCRIPTS["stop"].command(_keys(job_id), "cancelled", _ms(result_ttl), "", "")
 
 
 def expire_command(job_id: str, *, result_ttl: float) -> Command:
     """End the job as expired if a deadline of its has passed. Reply: parse_stopped."""
-    return _SCRIPTS["stop"].command(_keys(job_id), "expired", _ms(result_ttl), "", "", WIRE_VERSION)
+    return _SCRIPTS["stop"].command(_keys(job_id), "expired", _ms(result_ttl), "", "")
 
 
 def refuse_command(
@@ -237,11 +236,11 @@ def refuse_command(
         _ms(result_ttl),
         error or "unknown",
         error_type,
-        WIRE_VERSION,
+        1,
         "",
         model,
         queue,
-        *_NO_BODY[3:],
+        *_NO_BODY[4:],
     )
 
 

@@ -42,13 +42,24 @@ class Resumed(msgspec.Struct, frozen=True, tag="resumed", kw_only=True):
     seq: int
 
 
-class Done(msgspec.Struct, frozen=True, tag="done", kw_only=True):
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """How one choice ended."""
+
+    finish_reason: FinishReason
+    seed: int
+    tokens: int
+
+
+class Done(msgspec.Struct, frozen=True, tag="done", kw_only=True, omit_defaults=True):
     """The job is complete."""
 
     seq: int
     finish_reason: FinishReason
+    """Of the first choice, as the seed."""
     seed: int
     usage: Usage
+    choices: tuple[Finish, ...] = ()
+    """All of them, by number; empty: there is one."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", kw_only=True):

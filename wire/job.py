@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from typing import Literal
 
 import msgspec
 
+from wire.grammar import Grammar
+
 State = Literal["queued", "in_progress", "completed", "failed", "cancelled", "expired"]
 FinishReason = Literal["length", "eos_token", "stop_sequence"]
 
 TERMINAL: frozenset[State] = frozenset({"completed", "failed", "cancelled", "expired"})
+MOST_CHOICES = 128
 MIN_PRIORITY, MAX_PRIORITY, DEFAULT_PRIORITY = 0, 9, 5
 DEFAULT_TTL = 24 * 3600.0
 
@@ -42,16 +46,37 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Subtracted once for tokens in the output, [-2, 2]."""
     stop: tuple[str, ...] = ()
     """Generation ends when the text contains one of these."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Generation ends with one of these tokens, each once, whatever `ignore_eos` says: vLLM's."""
     include_stop: bool = True
-    """Whether the stop string that ended the text stays in it (TGI: yes; OpenAI: no)."""
+    """Whether the stop string or stop token that ended the text stays in it (TGI: yes; OpenAI: no)."""
     ignore_eos: bool = False
     """Go on after an end-of-sequence token, as in vLLM."""
     min_new_tokens: int = 0
-    """End-of-sequence tokens cannot be chosen before this many tokens."""
+    """So many tokens come before the one that may end it: end-of-sequence and stop tokens cannot be chosen before that,
+    and stop strings are passed over."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token id, what is added to its logit), [-100, 100], each id once; before the penalties."""
+    watermark: bool = False
+    """Raise the logits of the tokens that a watermark favours; only where the workers are told to."""
     top_n: int = 0
     """Report the n likeliest tokens beside each chosen one, 0 to 20; 0: none."""
+    n: int = 1
+    """Choices that the client gets, 1 to MOST_CHOICES; choice i samples with `choice_seed(seed, i)`."""
+    best_of: int = 1
+    """More than 1: so many are generated, and the likeliest `n` are told, none before all have ended; at least `n`."""
+    grammar: Grammar | None = None
+    """What the text must follow to its end; one that is cut off by max_new_tokens is not whole."""
+
+    @property
+    def candidates(self) -> int:
+        """Texts that are generated."""
+        return max(self.n, self.best_of)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether they are told in the order of their likelihood, and only the best `n`."""
+        return self.best_of > 1
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,18 +120,39 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         return cls(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a completed job produced; stored in its record and as the Celery result."""
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """One choice of a job."""
 
     text: str
     finish_reason: FinishReason
     seed: int
+    """The one that a job of this choice alone would have."""
+    tokens: int
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What a completed job produced; stored in its record and as the Celery result."""
+
+    text: str
+    """Of the first choice, as the next two."""
+    finish_reason: FinishReason
+    seed: int
     usage: Usage
+    choices: tuple[Completion, ...] = ()
+    """All of them; empty: there is one."""
 
 
 def new_job_id() -> str:
     """128 random bits, in hex."""
     return secrets.token_hex(16)
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """What choice `choice` samples with; the first with the job's own seed. Of 53 bits, as `new_seed`."""
+    if choice == 0:
+        return seed
+    digest = hashlib.blake2b(b"%d %d" % (seed, choice), digest_size=8).digest()
+    return int.from_bytes(digest) >> 11
 
 
 def new_seed() -> int:

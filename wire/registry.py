@@ -60,6 +60,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_input_tokens: int = 0
     max_total_tokens: int = 0
     eos_ids: tuple[int, ...] = ()
+    watermark: bool = False
+    """Whether jobs may ask for one."""
     plan_hash: str = ""
     buckets: int = 0
     tokenizer: str = ""

@@ -14,7 +14,8 @@ import msgspec
 
 from wire.body import GenerateRequest, MalformedRequest, Parameters, from_call, from_mapping, parse
 from wire.errors import ValidationError
-from wire.job import MAX_PRIORITY, MIN_PRIORITY, Job, SamplingParams, new_seed
+from wire.grammar import of_tgi
+from wire.job import MAX_PRIORITY, MIN_PRIORITY, MOST_CHOICES, Job, SamplingParams, new_seed
 
 __all__ = [
     "DEFAULT_NEW_TOKENS",
@@ -38,8 +39,12 @@ DEFAULT_NEW_TOKENS = 1024
 """Most tokens of a request that names no `max_new_tokens`."""
 MAX_TTL = 7 * 24 * 3600.0
 MAX_STOP_CHARS = 1024
+MAX_STOP_TOKEN_IDS = 128
 BYTES_PER_TOKEN = 32
 """A text longer than this many bytes for each token allowed is refused unread: no tokenizer is that good."""
+NO_WATERMARK = (
+    "`watermark` is not enabled for this model: start its workers with WATERMARK_GAMMA, 0.5 for TGI's"
+)
 _F32_MAX = 3.4028234663852886e38
 
 
@@ -50,8 +55,11 @@ class RequestLimits:
     max_input_tokens: int
     max_total_tokens: int
     max_stop_sequences: int = 4
+    """TGI's; OpenAI's routes take 16."""
     max_best_of: int = 2
     max_top_n_tokens: int = 5
+    watermark: bool = False
+    """Whether there is one."""
 
     @property
     def max_input_bytes(self) -> int:
@@ -117,7 +125,9 @@ def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = F
     _check_sampling(p)
     _check_lengths(p, limits)
     _check_request(request, limits)
+    _require(limits.watermark or not p.watermark, NO_WATERMARK)
     _check_supported(p)
+    best_of = max(1, p.best_of or 1)
     return SamplingParams(
         max_new_tokens=DEFAULT_NEW_TOKENS if p.max_new_tokens is None else p.max_new_tokens,
         seed=new_seed() if p.seed is None else p.seed,
@@ -131,8 +141,14 @@ def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = F
         frequency_penalty=_or(p.frequency_penalty, 0.0),
         presence_penalty=_or(p.presence_penalty, 0.0),
         stop=tuple(p.stop),
+        stop_token_ids=tuple(dict.fromkeys(p.stop_token_ids)),
+        include_stop=p.include_stop,
         ignore_eos=p.ignore_eos,
         min_new_tokens=p.min_new_tokens or 0,
+        n=p.n or (best_of if p.details else 1),
+        best_of=best_of,
+        grammar=None if p.grammar is None else of_tgi(p.grammar),
+        watermark=p.watermark,
     )
 
 
@@ -148,6 +164,9 @@ def _check_best_of(p: Parameters, limits: RequestLimits, stream: bool) -> None:
         best_of <= limits.max_best_of, f"`best_of` must be > 0 and <= {limits.max_best_of}. Given: {best_of}"
     )
     _require(best_of <= 1 or p.sampling, "you must use sampling when `best_of` is > 1")
+    n = 1 if p.n is None else p.n
+    _require(0 < n <= MOST_CHOICES, f"`n` must be > 0 and <= {MOST_CHOICES}. Given: {n}")
+    _require(best_of <= 1 or n <= best_of, f"`n` must be <= `best_of`. Given: {n} of {best_of}")
 
 
 def _check_sampling(p: Parameters) -> None:
@@ -175,8 +194,17 @@ def _check_lengths(p: Parameters, limits: RequestLimits) -> None:
         all(0 < len(text) <= MAX_STOP_CHARS for text in p.stop),
         f"`stop` sequences must have between 1 and {MAX_STOP_CHARS} characters",
     )
+    count = len(p.stop_token_ids)
+    _require(
+        count <= MAX_STOP_TOKEN_IDS,
+        f"`stop_token_ids` supports up to {MAX_STOP_TOKEN_IDS} token ids. Given: {count}",
+    )
     _require(p.seed is None or _or(p.best_of, 1) <= 1, "`seed` must not be set when `best_of` > 1")
     _require(p.seed is None or p.seed < 2**64, "`seed` must be < 2^64")
+    _require(
+        p.grammar is None or not p.ignore_eos,
+        "`ignore_eos` must not be set with `grammar`: the text ends with its grammar",
+    )
     top_n = p.top_n_tokens or 0
     _require(
         top_n <= limits.max_top_n_tokens,
@@ -217,11 +245,8 @@ def _check_request(request: GenerateRequest, limits: RequestLimits) -> None:
 def _check_supported(p: Parameters) -> None:
     """What TGI serves and Sagrada does not yet is refused, never ignored."""
     asked = {
-        "best_of": _or(p.best_of, 1) > 1,
-        "watermark": p.watermark,
         "top_n_tokens": bool(p.top_n_tokens),
         "decoder_input_details": p.decoder_input_details,
-        "grammar": p.grammar is not None,
         "adapter_id": p.adapter_id is not None,
     }
     for name, wanted in asked.items():

@@ -22,14 +22,16 @@ class StopMatcher:
         self._held = 0
         """How many of them were not released yet."""
 
-    def feed(self, text: str) -> tuple[str, bool]:
-        """What may be shown now, and whether a stop string ended the text: nothing may be fed after that."""
+    def feed(self, text: str, may_end: bool = True) -> tuple[str, bool]:
+        """What may be shown now, and whether a stop string ended the text: nothing may be fed after that.
+
+        Without `may_end` those that end in this text are passed over.
+        """
         if not self._stops or not text:
             return text, False
         buffer = self._seen + text
         shown = len(self._seen) - self._held
-        match = self._find(buffer)
-        if match:
+        if may_end and (match := self._find(buffer)):
             start, end = match
             self._seen, self._held = "", 0
             return buffer[shown : end if self._include else start], True
@@ -43,7 +45,12 @@ class StopMatcher:
         return held
 
     def _find(self, buffer: str) -> tuple[int, int] | None:
-        found = [(start + len(stop), start) for stop in self._stops if (start := buffer.find(stop)) >= 0]
+        """Where the stop string begins and ends that ends first in what is new of the buffer."""
+        found = []
+        for stop in self._stops:
+            start = buffer.find(stop, max(0, len(self._seen) - len(stop) + 1))
+            if start >= 0:
+                found.append((start + len(stop), start))
         if not found:
             return None
         end, start = min(found)

@@ -22,7 +22,7 @@ class Piece(NamedTuple):
 
 
 class TextStream:
-    """One choice's text. Ends as TGI does: by length first, then end of sequence, then stop string."""
+    """One choice's text. Ends as TGI does: by length first, then end of sequence, then stop token or string."""
 
     def __init__(
         self, tokenizer: Tokenizer, prompt: Sequence[int], params: SamplingParams, eos_ids: Collection[int]
@@ -46,14 +46,18 @@ class TextStream:
     def push(self, id: int) -> Piece:
         """Take the next token. After a piece with `finish` there is no next one."""
         self.count += 1
+        params = self._params
         end = id in self._eos_ids
-        ended_by_eos = end and not self._params.ignore_eos
-        released = "" if ended_by_eos else self._detokenizer.push(id)
-        last = self.count >= self._params.max_new_tokens or ended_by_eos
-        text, stopped = self._stops.feed(released + (self._detokenizer.flush() if last else ""))
+        ended_by_eos = end and not params.ignore_eos
+        ended_by_id = id in params.stop_token_ids and not ended_by_eos
+        silent = ended_by_eos or (ended_by_id and not params.include_stop)
+        released = "" if silent else self._detokenizer.push(id)
+        last = self.count >= params.max_new_tokens or ended_by_eos or ended_by_id
+        released += self._detokenizer.flush() if last else ""
+        text, stopped = self._stops.feed(released, may_end=self.count > params.min_new_tokens)
         if last and not stopped:
             text += self._stops.flush()
-        self.finish = self._reason(ended_by_eos, stopped)
+        self.finish = self._reason(ended_by_eos, stopped or ended_by_id)
         self._pieces.append(text)
         return Piece(text, end or self._tokenizer.is_special(id), self.finish)
 

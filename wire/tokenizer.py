@@ -103,6 +103,11 @@ class Tokenizer:
         return int(self._backend.get_vocab_size())
 
     @property
+    def added(self) -> dict[str, int]:
+        """The ids of the tokens that stand beside the vocabulary proper, special or not, by text."""
+        return {token.content: id for id, token in self._backend.get_added_tokens_decoder().items()}
+
+    @property
     def special_tokens(self) -> dict[str, str]:
         """bos_token, eos_token, …: those that the model names; chat templates use them."""
         return {name: self.config[name] for name in SPECIAL_NAMES if self.config.get(name)}

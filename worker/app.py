@@ -8,6 +8,7 @@ from typing import Any
 from celery import Celery, signals
 from celery.app.task import Task
 from celery.worker.request import Request
+from msgspec import to_builtins
 
 from wire.backend import backend_settings
 from wire.errors import SagradaError
@@ -89,6 +90,7 @@ def to_json(outcome: Completed) -> dict[str, Any]:
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.total_tokens,
         },
+        **({"choices": to_builtins(result.choices)} if result.choices else {}),
     }
 
 

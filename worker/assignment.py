@@ -75,10 +75,8 @@ class Assignment:
     """The running claim's own id: a repetition after a lost reply is known by it."""
     generation: Generation | None = None
     """Present from the claim on."""
-    number: int = 0
-    """Its number in the engine; 0: it is not there."""
-    allowed: int = 0
-    """Output tokens that the engine has been told it may have."""
+    numbers: dict[int, int] = field(default_factory=dict)
+    """Of its sequences in the engine: number there → choice."""
     occupies: bool = True
     """Whether it takes up room: until it has left the engine."""
     suspect: bool = False

@@ -355,6 +355,8 @@ class Boot:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
+                if self._reaper.another():  # no tick looks any more
+                    self._deliveries.doubt()
                 if not self._flush():
                     return
             except RedisError:

@@ -183,7 +183,7 @@ class Clerk:
     def _finish(self, pairs: Sequence[Pair], live: list[Command], fates: Fates) -> None:
         """Publish what was logged, and end what has ended."""
         commands = [
-            finish_command(a.job_id, g.attempt, g.unsent, g.end, g.result, result_ttl=self._ttl)
+            finish_command(a.job_id, g.attempt, g.tail, g.end, g.result, result_ttl=self._ttl)
             for a, g in pairs
             if g.end
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -35,13 +36,28 @@ def _graphs(text: str) -> int:
     return value
 
 
-def _seconds(text: str) -> float:
+def _number(text: str) -> float:
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
-        value = 0.0
-    if not 0 < value < 1e9:
+        return math.nan
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (value := _number(text)) < 1e9:
         raise ValueError("seconds, greater than 0")
+    return value
+
+
+def _share(text: str) -> float:
+    if not 0 <= (value := _number(text)) < 1:
+        raise ValueError("a number from 0, which is none, to below 1")
+    return value
+
+
+def _raise(text: str) -> float:
+    if not 0 < (value := _number(text)) <= 100:
+        raise ValueError("a number above 0 and up to 100")
     return value
 
 
@@ -153,6 +169,10 @@ class Config:
     deterministic: bool = _setting(
         False, "the same text whoever runs beside it and wherever it is resumed, at a price", _flag
     )
+    watermark_gamma: float = _setting(
+        0.0, "share of the vocabulary that watermarks favour, 0.5 for TGI's; default: none are served", _share
+    )
+    watermark_delta: float = _setting(2.0, "what a watermark adds to their logits", _raise)
     cache_dir: str = _setting("", "where downloaded models are kept; default: the hub's own cache")
     hf_token: str = _setting("", "the hub's access token")
     hf_hub_offline: bool = _setting(False, "never ask the hub, use what is in the cache", _flag)
@@ -225,6 +245,11 @@ def _check(config: Config) -> None:
     if config.num_shard > 1:
         raise ConfigError(
             f"NUM_SHARD={config.num_shard} is not usable yet: a model runs on one card. Leave it out, or give 1"
+        )
+    if not config.watermark_gamma and config.watermark_delta != Config.watermark_delta:
+        raise ConfigError(
+            f"WATERMARK_DELTA={config.watermark_delta:g} is of no use without WATERMARK_GAMMA: give that too, 0.5 for "
+            "TGI's"
         )
     inputs, total = config.max_input_tokens, config.max_total_tokens
     if inputs and total and inputs >= total:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from worker.assignment import (
     Assignment,
     Broken,
@@ -21,7 +23,7 @@ from worker.link import Abort, Admit, Allow, ToEngine
 from worker.roster import Roster
 
 AHEAD = 256
-"""Tokens of one job that the engine may be ahead of the log: then this job waits, and no other, until the log has them.
+"""Tokens of one text that the engine may be ahead of the log: then its job waits, and no other, until the log has them.
 
 So what Redis has not taken, because it is away, stalls or is slow, is bounded for each job.
 """
@@ -47,34 +49,57 @@ class Desk:
         self._send, self._made_room = send, made_room
 
     def admit(self, assignment: Assignment, generation: Generation) -> None:
-        """Into the engine, with what it has produced so far."""
-        assignment.allowed = generation.sent + AHEAD
-        self._send(
-            Admit(
-                seq=self.roster.admit(assignment),
-                prompt=list(generation.prompt),
-                output=list(generation.ids),
-                params=generation.job.params,
-                salt=generation.job.tenant,
-                allowed=assignment.allowed,
+        """Into the engine, with what it has produced so far: choices that have nothing yet together."""
+        params, room = generation.job.params, self._ahead(generation)
+        going = [(choice, each) for choice, each in enumerate(generation.candidates) if not each.finish]
+        numbers = {each: self.roster.admit(assignment, choice) for choice, each in going}
+        fresh = [each for each in numbers if not each.ids]
+        for each in [*(each for each in numbers if each.ids), *fresh[:1]]:
+            siblings = fresh[1:] if not each.ids else ()
+            for one in (each, *siblings):
+                one.allowed = len(each.ids) + room
+            self._send(
+                Admit(
+                    seq=numbers[each],
+                    prompt=list(generation.prompt),
+                    output=list(each.ids),
+                    params=replace(params, seed=each.seed),
+                    siblings=tuple((numbers[one], one.seed) for one in siblings),
+                    salt=generation.job.tenant,
+                    allowed=each.allowed,
+                )
             )
-        )
 
     def allow(self) -> None:
         """Let the engine go on with those of whose tokens the log has taken enough."""
-        for assignment in self.roster.in_engine.values():
-            generation, allowed = assignment.generation, assignment.allowed
-            if generation is None or allowed >= generation.job.params.max_new_tokens:
+        for number, assignment in self.roster.in_engine.items():
+            if (generation := assignment.generation) is None:
                 continue
-            if generation.sent + AHEAD >= allowed + AHEAD // 2:
-                assignment.allowed = generation.sent + AHEAD
-                self._send(Allow(seq=assignment.number, allowed=assignment.allowed))
+            each = generation.candidates[assignment.numbers[number]]
+            allowed = len(each.ids) + self._ahead(generation)
+            if each.allowed < generation.job.params.max_new_tokens and allowed >= each.allowed + AHEAD // 2:
+                each.allowed = allowed
+                self._send(Allow(seq=number, allowed=allowed))
 
-    def leave(self, assignment: Assignment, abort: bool = True) -> None:
-        """Out of the engine, if it is there; `abort` unless the engine has said so itself."""
-        if abort and assignment.number:
-            self._send(Abort(seq=assignment.number))
-        if self.roster.leave_engine(assignment):
+    @staticmethod
+    def _ahead(generation: Generation) -> int:
+        """Tokens by which each choice may go on; those that are ranked are told of at their end, all of them."""
+        if generation.job.params.ranked:
+            return generation.job.params.max_new_tokens
+        return max(0, AHEAD - generation.unlogged)
+
+    def part(self, assignment: Assignment, number: int, abort: bool) -> None:
+        """One of its sequences out of the engine; `abort` unless the engine has said so itself."""
+        if abort:
+            self._send(Abort(seq=number))
+        if self.roster.leave_engine(assignment, number):
+            self._made_room()
+
+    def leave(self, assignment: Assignment) -> None:
+        """Out of the engine, as far as it is there."""
+        for number in assignment.numbers:
+            self._send(Abort(seq=number))
+        if self.roster.release(assignment):
             self._made_room()
 
     def fail(

@@ -13,10 +13,14 @@ import traceback
 from collections import deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, fields
+from functools import partial
 
 from models.step import Outcome, Pending, Progress, Runner, Sampling
+from wire.job import SamplingParams
+from wire.request import NO_WATERMARK
 from worker import link as frames
 from worker.beat import Beat
+from worker.constraints import Constraints
 from worker.death import EXIT_ORPHANED, die_with_parent
 from worker.link import Link, LinkClosed, ToEngine
 from worker.options import Options, parse
@@ -26,6 +30,8 @@ from worker.tally import Tally
 
 IDLE_TURN = 0.5
 """Seconds between two beats while there is nothing to run."""
+COMPILE_TURN = 0.002
+"""The same while a grammar is compiled, which ends without a frame."""
 
 SLOW = 20
 """A step is hung after this many times what its bucket took in warm-up, though never before the patience ends."""
@@ -58,6 +64,10 @@ class Raised:
         raise self.error
 
 
+class StepLost(RuntimeError):
+    """An earlier step has raised while this one was being launched, and took what it stands on away."""
+
+
 class Engine:
     """The loop over one runner."""
 
@@ -74,6 +84,8 @@ class Engine:
         )
         self._sequences: dict[int, Sequence] = {}
         self._launched: deque[tuple[Batch, Pending]] = deque()
+        self._launching: Batch | None = None
+        self._constraints = Constraints(runner.info.folder, runner.info.vocab_size, runner.info.eos_ids)
         self._steps = self._raises = 0
         self._held = False
         """Whether all that is left to run waits until the parent allows it more tokens."""
@@ -108,13 +120,15 @@ class Engine:
                         self.abort(frame.seq)
                     case frames.Stop():
                         return False
+            if self._constraints.waiting:
+                self.constrain()
             if self.scheduler.busy and not self._held and self.link.backlog <= MOST_BACKLOG:
                 return True
-            if not self.scheduler.busy:
+            if not self.scheduler.busy and not self._constraints.waiting:
                 self.tally.save_sometimes()
                 if self.grow():
                     continue
-            self.link.wait(IDLE_TURN)
+            self.link.wait(COMPILE_TURN if self._constraints.waiting else IDLE_TURN)
 
     def grow(self) -> bool:
         """Warm one bucket more, which may take long; False if the plan is whole."""
@@ -132,9 +146,29 @@ class Engine:
             for sequence in batch.opened:
                 assert sequence.slot is not None
                 self.runner.open(sequence.slot, sequence.prompt, sequence.output, sequence.sampling)
-            self._launched.append((batch, self.runner.launch(batch.step)))
+            self._launching = batch
+            constrained = any(s.matcher for s in batch.sampling if s)
+            pending = self.runner.launch(batch.step, partial(self.allowed, batch) if constrained else None)
+            self._launched.append((batch, pending))
+        except StepLost:
+            pass
+        except RunnerBroken:
+            raise
         except Exception as error:  # `settle` deals with it in its turn
             self._launched.append((batch, Raised(error)))
+        finally:
+            self._launching = None
+
+    def allowed(self, batch: Batch) -> memoryview:
+        """What its rows may choose, which takes the tokens of all steps before it; StepLost."""
+        while self._launched:
+            self.settle()
+        if self._launching is None:
+            raise StepLost
+        masked = self._constraints.masks([None if s is None or s.ended else s for s in batch.sampling])
+        for sequence, error in masked.failed:
+            self.fail(sequence, f"the grammar could not be followed: {error}")
+        return masked.masks
 
     def settle(self) -> None:
         """Wait for the oldest launched step and hand out what it gave, or find out who is to blame."""
@@ -158,7 +192,9 @@ class Engine:
         if self._raises >= MOST_RAISES:
             raise RunnerBroken(f"{self._raises} steps in a row have raised, at last {sentence(error)}")
         later = [after for after, _ in self._launched]
+        later += [self._launching] if self._launching else []
         self._launched.clear()
+        self._launching = None
         self.runner.scrub()
         if guilty := self.scheduler.blame(batch, later):
             del self._sequences[guilty.seq]
@@ -190,24 +226,49 @@ class Engine:
             )
 
     def admit(self, frame: frames.Admit) -> None:
-        """Take a sequence in, or refuse it with a sentence."""
-        sequence = Sequence(
-            seq=frame.seq,
-            prompt=tuple(frame.prompt),
-            output=frame.output,
-            sampling=sampling_of(frame),
-            max_new_tokens=frame.params.max_new_tokens,
-            ignore_eos=frame.params.ignore_eos,
-            prompt_logprobs=frame.prompt_logprobs,
-            allowed=frame.allowed,
-        )
+        """Take in a sequence and its siblings, or refuse them with a sentence."""
+        sequences = sequences_of(frame)
         try:
-            self.check_ids([*frame.prompt, *frame.output, *(token for token, _ in frame.params.logit_bias)])
-            self.scheduler.admit(sequence, frame.salt)
+            biased = (token for token, _ in frame.params.logit_bias)
+            self.check_ids([*frame.prompt, *frame.output, *biased, *frame.params.stop_token_ids])
+            if frame.params.watermark and not self.runner.info.watermark:
+                raise Refused(NO_WATERMARK)
         except Refused as error:
-            self.link.send(frames.SequenceFailed(seq=frame.seq, error=str(error), error_type="validation"))
+            self.refuse(sequences, error)
+            return
+        if frame.params.grammar:
+            self._constraints.admit(sequences, frame.params.grammar, frame.salt)
         else:
-            self._sequences[frame.seq] = sequence
+            self.schedule(sequences, frame.salt)
+
+    def constrain(self) -> None:
+        """Take in the sequences whose grammars are compiled."""
+        for waiting, error in self._constraints.ready():
+            if error:
+                self.refuse(waiting.sequences, error)
+            else:
+                self.schedule(waiting.sequences, waiting.salt)
+
+    def schedule(self, sequences: Seq[Sequence], salt: str) -> None:
+        """Take them in, or refuse them."""
+        for sequence in sequences:
+            try:
+                self.scheduler.admit(sequence, salt)
+            except Refused as error:
+                self.refuse([sequence], error)
+            else:
+                self._sequences[sequence.seq] = sequence
+
+    def refuse(self, sequences: Seq[Sequence], error: Refused) -> None:
+        """Say why they will not run."""
+        for sequence in sequences:
+            failed = frames.SequenceFailed(seq=sequence.seq, error=str(error), error_type="validation")
+            self.link.send(failed)
+
+    def fail(self, sequence: Sequence, error: str) -> None:
+        """Let it go with an error: the others run on."""
+        self.abort(sequence.seq)
+        self.link.send(frames.SequenceFailed(seq=sequence.seq, error=error))
 
     def allow(self, frame: frames.Allow) -> None:
         """Let the sequence go on, unless it has left."""
@@ -216,7 +277,7 @@ class Engine:
 
     def abort(self, seq: int) -> None:
         """Drop the sequence, unless it has left by itself."""
-        if sequence := self._sequences.pop(seq, None):
+        if not self._constraints.drop(seq) and (sequence := self._sequences.pop(seq, None)):
             self.scheduler.abort(sequence)
 
     def check_ids(self, ids: Seq[int]) -> None:
@@ -226,12 +287,31 @@ class Engine:
             raise Refused(f"token ids must lie in [0, {vocab}): use this model's tokenizer")
 
 
-_SAMPLING = [f.name for f in fields(Sampling) if f.name != "choice"]
+_SAMPLING = [f.name for f in fields(Sampling) if f.name not in ("seed", "constrained")]
 
 
-def sampling_of(frame: frames.Admit) -> Sampling:
-    """The part of the job's parameters that chooses tokens."""
-    return Sampling(choice=frame.choice, **{name: getattr(frame.params, name) for name in _SAMPLING})
+def sequences_of(frame: frames.Admit) -> list[Sequence]:
+    """The sequence of the frame, and its siblings."""
+    return [
+        Sequence(
+            seq=seq,
+            prompt=tuple(frame.prompt),
+            output=list(frame.output),
+            sampling=sampling_of(frame.params, seed),
+            max_new_tokens=frame.params.max_new_tokens,
+            ignore_eos=frame.params.ignore_eos,
+            prompt_logprobs=frame.prompt_logprobs and seq == frame.seq,
+            group=frame.seq if frame.siblings else 0,
+            allowed=frame.allowed,
+        )
+        for seq, seed in ((frame.seq, frame.params.seed), *frame.siblings)
+    ]
+
+
+def sampling_of(params: SamplingParams, seed: int) -> Sampling:
+    """The part of a job's parameters that chooses tokens."""
+    given = {name: getattr(params, name) for name in _SAMPLING}
+    return Sampling(seed=seed, constrained=params.grammar is not None, **given)
 
 
 def sentence(error: BaseException) -> str:
@@ -277,6 +357,7 @@ def ready(runner: Runner, warm_up_seconds: float) -> frames.Ready:
         dtype=info.dtype,
         vocab_size=info.vocab_size,
         eos_ids=list(info.eos_ids),
+        watermark=info.watermark,
         slots=limits.slots,
         block_size=limits.block_size,
         num_blocks=limits.num_blocks,

@@ -1,19 +1,23 @@
-"""One claimed job in flight: its tokens as events, its text, and how it ends. No Redis, no engine."""
+"""One claimed job in flight: its tokens as events, its texts, and how it ends. No Redis, no engine."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from wire.commands import Entry, entry
-from wire.events import Done, Failed, Terminal, Token
-from wire.job import Job, Result, Usage
+from wire.events import Done, Failed, Finish, Terminal
+from wire.job import Completion, Job, Result, Usage, choice_seed
 from wire.replies import Claimed, Poisoned
-from wire.text import TextStream
 from wire.tokenizer import Tokenizer
+from worker.candidate import Candidate, likeliest, numbered
 
 
 class Generation:
-    """Keeps every token until the end: a Redis that lost writes gets them again from here."""
+    """Keeps every token until the end: a Redis that lost writes gets them again from here.
+
+    Of candidates that are ranked nothing is told before all have ended: then the best are, together with the end, so
+    that a job that is interrupted begins anew.
+    """
 
     def __init__(
         self, claimed: Claimed | Poisoned, job: Job, tokenizer: Tokenizer, eos_ids: Collection[int]
@@ -25,13 +29,18 @@ class Generation:
         self.deadline = claimed.deadline if isinstance(claimed, Claimed) else 0
         """Redis time in ms."""
         self.prompt = job.ids or ()
-        self.ids = [token.id for token in claimed.tokens]
         self.entries: list[Entry] = [entry(token) for token in claimed.tokens]
         self.sent = len(self.entries)
         """Entries that the log holds."""
         self.end: Terminal | None = None
-        self._text = TextStream(tokenizer, self.prompt, job.params, eos_ids)
-        if self._text.replay(self.ids):
+        self._best: list[Entry] = []
+        self.candidates = [
+            Candidate(choice_seed(job.params.seed, number), tokenizer, self.prompt, job.params, eos_ids)
+            for number in range(job.params.candidates)
+        ]
+        for token in claimed.tokens:
+            self.candidates[token.choice].replay(token)
+        if all(candidate.finish for candidate in self.candidates):
             self._complete()
 
     @property
@@ -45,21 +54,27 @@ class Generation:
         return len(self.entries) - self.sent
 
     @property
-    def usage(self) -> Usage:
-        """Tokens read and generated so far."""
-        return Usage.of(len(self.prompt), self._text.count)
+    def tail(self) -> list[Entry]:
+        """Tokens to be written with the end."""
+        return self._best or self.unsent
 
-    def push(self, id: int, logprob: float) -> None:
-        """The next token from the engine; what it ran ahead of the end is dropped."""
-        if self.end:
-            return
-        piece = self._text.push(id)
-        seq = len(self.entries)
-        token = Token(seq=seq, index=seq, id=id, text=piece.text, logprob=logprob, special=piece.special)
-        self.ids.append(id)
-        self.entries.append(entry(token))
-        if piece.finish:
+    @property
+    def usage(self) -> Usage:
+        """Tokens read and generated so far, by all candidates."""
+        return Usage.of(len(self.prompt), sum(len(candidate.tokens) for candidate in self.candidates))
+
+    def push(self, choice: int, id: int, logprob: float) -> bool:
+        """The next token of a choice from the engine; whether it ends. What it ran ahead of its end is dropped."""
+        candidate = self.candidates[choice]
+        if self.end or candidate.finish:
+            return True
+        token = candidate.push(choice, id, logprob)
+        if not self.job.params.ranked:
+            seq = len(self.entries)
+            self.entries.append(entry(numbered(token, seq, choice)))
+        if all(each.finish for each in self.candidates):
             self._complete()
+        return candidate.finish is not None
 
     def fail(self, error: str, error_type: str = "generation") -> None:
         """End as failed, unless it has ended."""
@@ -71,14 +86,34 @@ class Generation:
         """What a completed job produced."""
         if not isinstance(self.end, Done):
             return None
-        end = self.end
-        return Result(text=self._text.text, finish_reason=end.finish_reason, seed=end.seed, usage=end.usage)
+        first, *more = [candidate.completion for candidate in self._kept]
+        return Result(
+            text=first.text,
+            finish_reason=first.finish_reason,
+            seed=first.seed,
+            usage=self.end.usage,
+            choices=(first, *more) if more else (),
+        )
+
+    @property
+    def _kept(self) -> list[Candidate]:
+        params = self.job.params
+        return likeliest(self.candidates, params.n) if params.ranked else self.candidates
 
     def _complete(self) -> None:
-        assert self._text.finish, "the text has ended"
+        kept = self._kept
+        ends = [candidate.completion for candidate in kept]
+        if self.job.params.ranked:
+            best = [(token, choice) for choice, candidate in enumerate(kept) for token in candidate.tokens]
+            self._best = [entry(numbered(token, seq, choice)) for seq, (token, choice) in enumerate(best)]
         self.end = Done(
-            seq=len(self.entries),
-            finish_reason=self._text.finish,
-            seed=self.job.params.seed,
+            seq=len(self._best or self.entries),
+            finish_reason=ends[0].finish_reason,
+            seed=ends[0].seed,
             usage=self.usage,
+            choices=tuple(map(_finish, ends)) if len(ends) > 1 else (),
         )
+
+
+def _finish(end: Completion) -> Finish:
+    return Finish(finish_reason=end.finish_reason, seed=end.seed, tokens=end.tokens)

@@ -38,7 +38,9 @@ class Shop:
     def limits(self) -> RequestLimits:
         """What requests may ask for."""
         return RequestLimits(
-            max_input_tokens=self.ready.max_input_tokens, max_total_tokens=self.ready.max_total_tokens
+            max_input_tokens=self.ready.max_input_tokens,
+            max_total_tokens=self.ready.max_total_tokens,
+            watermark=self.ready.watermark,
         )
 
     def read(self, job_id: str, body: tuple[Any, Any]) -> Job:

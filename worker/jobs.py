@@ -142,12 +142,15 @@ class Jobs:
             assignment = self.roster.in_engine.get(output.seq)
             if assignment is None or assignment.generation is None:
                 continue  # aborted while the step ran
-            assignment.generation.push(output.id, output.logprob)
+            choice = assignment.numbers[output.seq]
+            ended = assignment.generation.push(choice, output.id, output.logprob)
             self.most_unlogged = max(self.most_unlogged, assignment.generation.unlogged)
             assignment.suspect = False
             self.counters["tokens"] += 1
+            if ended:
+                self._desk.part(assignment, output.seq, abort=output.seq not in left)
             if assignment.generation.end:
-                self._desk.leave(assignment, abort=output.seq not in left)
+                self._desk.leave(assignment)
         for seq in left & self.roster.in_engine.keys():
             self.failed(SequenceFailed(seq=seq, error="the engine ended the sequence before its end"))
 
@@ -156,7 +159,8 @@ class Jobs:
         assignment = self.roster.in_engine.get(frame.seq)
         if assignment and assignment.generation:
             assignment.generation.fail(frame.error, frame.error_type)
-            self._desk.leave(assignment, abort=False)
+            self._desk.part(assignment, frame.seq, abort=False)
+            self._desk.leave(assignment)
 
     # The ledger
 

@@ -32,7 +32,8 @@ class Admit(msgspec.Struct, frozen=True, tag="admit", kw_only=True):
     prompt: list[int]
     output: list[int]
     params: SamplingParams
-    choice: int = 0
+    siblings: tuple[tuple[int, int], ...] = ()
+    """(seq, seed) of others that differ in nothing else; while there is no output, one prefill serves all of them."""
     salt: str = ""
     """Whose prefixes it may share: sequences of different salts share none."""
     prompt_logprobs: bool = False
@@ -77,6 +78,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     dtype: str
     vocab_size: int
     eos_ids: list[int]
+    watermark: bool = False
+    """Whether sequences may ask for one."""
     slots: int
     block_size: int
     num_blocks: int

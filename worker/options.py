@@ -8,7 +8,12 @@ from dataclasses import Field, dataclass, fields
 
 from models.step import LoadSpec
 
-_READ: dict[str, Callable[[str], object]] = {"str": str, "int": int, "bool": lambda text: text == "True"}
+_READ: dict[str, Callable[[str], object]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": lambda text: text == "True",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,10 @@ class Reaper:
         self._server, self._disturbed, self._last = server, False, now
         return changed
 
+    def another(self) -> bool:
+        """Whether another Redis answers than at the last look."""
+        return self._server not in (None, self._identity())
+
     def _identity(self) -> tuple[str, str]:
         run_id = self._redis.info("server")["run_id"]
         return str(run_id), str(self._redis.info("replication")["role"])

@@ -78,16 +78,25 @@ class Roster:
             self._trial.append(self._parked.popleft())
         return self._trial[:]
 
-    def admit(self, assignment: Assignment) -> int:
-        """It goes into the engine; its number there."""
-        assignment.number = next(self._numbers)
-        self.in_engine[assignment.number] = assignment
-        return assignment.number
+    def admit(self, assignment: Assignment, choice: int) -> int:
+        """A choice of it goes into the engine; its number there. Only the first has room that was asked for."""
+        number = next(self._numbers)
+        self._left -= bool(assignment.numbers)
+        assignment.numbers[number] = choice
+        self.in_engine[number] = assignment
+        return number
 
-    def leave_engine(self, assignment: Assignment) -> bool:
-        """It has left the engine, or will never enter; whether room was made."""
-        self.in_engine.pop(assignment.number, None)
-        assignment.number = 0
+    def leave_engine(self, assignment: Assignment, number: int) -> bool:
+        """One of its sequences has left the engine; whether room was made: the last one's is the job's own."""
+        self.in_engine.pop(number, None)
+        there = assignment.numbers.pop(number, None) is not None
+        self._left += (made := there and bool(assignment.numbers))
+        return made
+
+    def release(self, assignment: Assignment) -> bool:
+        """All have left the engine, or will never enter; whether room was made."""
+        for number in list(assignment.numbers):
+            self.leave_engine(assignment, number)
         made, assignment.occupies = assignment.occupies, False
         self._left += made
         return made
@@ -96,14 +105,15 @@ class Roster:
         """It is settled; whether room was made."""
         self.held.pop(assignment, None)
         self.unqueue(assignment)
-        return self.leave_engine(assignment)
+        return self.release(assignment)
 
     def engine_died(self) -> tuple[list[Assignment], list[Assignment]]:
         """Those who were in it and those who were to be tried next: neither are any more."""
-        inside, parked = list(self.in_engine.values()), list(self._parked)
+        inside, parked = list(dict.fromkeys(self.in_engine.values())), list(self._parked)
         self.in_engine.clear()
         self._parked.clear()
         self._trial, self._most = [], 1
         for assignment in inside:
-            assignment.number = 0
+            self._left += max(0, len(assignment.numbers) - 1)
+            assignment.numbers.clear()
         return inside, parked

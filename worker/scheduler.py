@@ -13,15 +13,17 @@ preempted, computes its known tokens anew, in the shapes they had, before it goe
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from models.blocks import BlockPool
 from models.histogram import Histogram
-from models.plan import Plan
+from models.plan import Bucket, Plan
 from models.prefix import root_key
 from models.step import Outcome, Row, Sampled, Step
+from worker import forking
 from worker.packing import pack
 from worker.prefixes import Prefixes
 from worker.sequence import Sequence
@@ -46,6 +48,28 @@ class Batch:
     step: Step
     sequences: tuple[Sequence, ...]
     opened: tuple[Sequence, ...]
+    forks: tuple[tuple[Sequence, ...], ...]
+    """Of each row, the sequences that begin with its logits."""
+
+    @property
+    def rows(self) -> Iterator[tuple[Sequence, Row]]:
+        """Each sequence with its row."""
+        return zip(self.sequences, self.step.rows, strict=True)
+
+    @property
+    def sampling(self) -> list[Sequence | None]:
+        """Row by row in each round, the sequence that a token is sampled for."""
+        chosen = [(sequence, *self.forks[index]) for index, sequence in enumerate(self.sequences)]
+        return [
+            chosen[index][turn] if row.sample else None
+            for turn, rows in enumerate(self.step.rounds)
+            for index, row in enumerate(rows)
+        ]
+
+    @property
+    def everybody(self) -> list[Sequence]:
+        """The sequences of its rows, and their forks."""
+        return [*self.sequences, *(fork for forks in self.forks for fork in forks)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +106,8 @@ class Scheduler:
         self._prefixes = Prefixes(self.pool, self.limits, prefix_cache)
         self._histogram = Histogram() if histogram is None else histogram
         self._slots = list(range(self.limits.slots - 1, -1, -1))
+        self._copies: dict[int, int] = {}
+        """Block → the one whose content it must have before the next step."""
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._admitted = self._steps = self._in_flight = 0
@@ -150,15 +176,19 @@ class Scheduler:
     def settle(self, batch: Batch, outcome: Outcome) -> Settled:
         """Take in what the oldest launched step gave; sequences at their end leave."""
         self._in_flight -= 1
-        rows = list(zip(batch.sequences, batch.step.rows, strict=True))
+        rows = list(batch.rows)
         for sequence, row in rows:
             sequence.flying -= 1
             sequence.settled += row.count
             if row.targets:
                 sequence.scores += outcome.scores
-        sampled = zip((s for s, row in rows if row.sample), outcome.sampled, strict=True)
+        for (_, row), forks in zip(rows, batch.forks, strict=True):
+            for fork in forks:
+                fork.flying -= 1
+                fork.settled = row.start + row.count
+        sampled = zip((s for s in batch.sampling if s), outcome.sampled, strict=True)
         tokens = tuple((s, token) for s, token in sampled if self._accept(s, token))
-        for sequence, _ in rows:
+        for sequence in batch.everybody:
             if not sequence.ended:
                 self._prefixes.publish(sequence)
             elif not sequence.flying:
@@ -191,14 +221,16 @@ class Scheduler:
         """
         self._in_flight = 0
         self.pool.forget()
-        lost = {s: None for each in (batch, *later) for s in each.sequences}
+        lost = {s: None for each in (batch, *later) for s in each.everybody}
+        unwritten = {block for each in (batch, *later) for _, block in each.step.copies}
+        lost |= {s: None for s in self._running if unwritten.intersection(s.blocks)}
         guilty = batch.sequences[0] if len(batch.sequences) == 1 else None
         for sequence in lost:
             if sequence is guilty or sequence.ended:
                 self._leave(sequence)
                 continue
             self._preempt(sequence)
-            sequence.suspect = sequence.suspect or sequence in batch.sequences
+            sequence.suspect = sequence.suspect or sequence in batch.everybody
         return guilty if guilty is None or not guilty.ended else None
 
     def _start(self) -> None:
@@ -206,26 +238,33 @@ class Scheduler:
 
         One that does not fit lets a few others pass, and only so many: a big job waits, but not for ever.
         """
-        index = 0
-        while self._slots and index < min(SCAN, len(self._waiting)):
-            if self._take_in(self._waiting[index]):
-                for skipped in self._waiting[:index]:
-                    skipped.passed += 1
-                del self._waiting[index]
-                index = 0
-            elif self._waiting[index].passed >= MOST_PASSED:
+        skipped: list[Sequence] = []
+        led = forking.led(self._waiting, self._running)
+        for sequence in self._waiting[:]:
+            if not self._slots or len(skipped) == SCAN:
+                return
+            if sequence in led:
+                continue
+            if self._take_in(sequence, len(led)):
+                self._waiting.remove(sequence)
+                led = forking.led(self._waiting, self._running)
+                for each in skipped:
+                    each.passed += 1
+            elif sequence.passed >= MOST_PASSED:
                 return
             else:
-                index += 1
+                skipped.append(sequence)
 
-    def _take_in(self, sequence: Sequence) -> bool:
-        """Let it run if its blocks can be had.
+    def _take_in(self, sequence: Sequence, led: int) -> bool:
+        """Let it run if its blocks can be had, and a slot for each that would follow it, or follows another.
 
-        A block per running sequence stays free: else the next one to grow would preempt who has just started.
+        A block for each of them stays free: else the next one to grow would preempt who has just started.
         """
         found = self._prefixes.find(sequence)
         need = self.limits.blocks_of(sequence.length) - len(found)
-        if not self.pool.can_allocate(need + len(self._running), found):
+        led += min(len(forking.followers(sequence, self._waiting)), self.limits.slots - 1)
+        spare = led + len(self._running) if self._running else 0
+        if len(self._slots) <= led or not self.pool.can_allocate(need + spare, found):
             return False
         self.pool.share(found)
         sequence.slot = self._slots.pop()
@@ -240,8 +279,29 @@ class Scheduler:
     def _prefill(self, prefilling: list[Sequence]) -> Batch:
         packed = pack(self.plan, prefilling)
         self._histogram.count(packed.bucket.phase, packed.tokens, packed.blocks(self.plan))
-        rows = tuple(self._chunk_row(chunk.sequence, chunk.count) for chunk in packed.chunks)
-        return self._launch(Step(packed.bucket, rows), [chunk.sequence for chunk in packed.chunks])
+        sequences, forks = [chunk.sequence for chunk in packed.chunks], []
+        for sequence, count in ((chunk.sequence, chunk.count) for chunk in packed.chunks):
+            last = sequence.cached + count == sequence.length
+            forks.append(self._fork(sequence) if last and not sequence.ended else ())
+        rows = [
+            self._chunk_row(chunk.sequence, chunk.count, fork)
+            for chunk, fork in zip(packed.chunks, forks, strict=True)
+        ]
+        return self._launch(packed.bucket, rows, sequences, forks)
+
+    def _fork(self, leader: Sequence) -> tuple[Sequence, ...]:
+        """Let those that follow it run on its blocks, which it has prefilled when its step is done."""
+        forks = tuple(forking.followers(leader, self._waiting)[: len(self._slots)])
+        for fork in forks:
+            self._waiting.remove(fork)
+            fork.slot = self._slots.pop()
+            self.pool.share(leader.blocks)
+            fork.blocks = leader.blocks[:]
+            fork.published, fork.keys = leader.published, leader.keys[:]
+            self.hit_tokens += leader.length
+            self.prompt_tokens += leader.length
+            insort(self._running, fork, key=_by_age)
+        return forks
 
     def _decode(self, decoding: list[Sequence]) -> Batch | None:
         """One token of each, or None if there is nobody, or nobody can grow before the launched steps are settled."""
@@ -256,11 +316,11 @@ class Scheduler:
         self._steps += 1
         for sequence in chosen:
             sequence.turn = self._steps
-        rows = tuple(self._token_row(sequence) for sequence in chosen)
+        rows = [self._row(sequence, (), 1) for sequence in chosen]
         widths = [len(row.blocks) for row in rows]
         blocks = sum(widths) if self.limits.layout == "flat" else max(widths)
         self._histogram.count("decode", len(rows), blocks)
-        return self._launch(Step(self.plan.decode(len(rows), blocks), rows), chosen)
+        return self._launch(self.plan.decode(len(rows), blocks), rows, chosen, [()] * len(rows))
 
     def _of_one_width(self, decoding: list[Sequence]) -> list[Sequence]:
         """Deterministic: those whose bucket is that of who has waited longest."""
@@ -284,13 +344,13 @@ class Scheduler:
         return kept
 
     def _grow(self, sequence: Sequence) -> bool:
-        """Let it have a block for its next position: from the youngest running if none is free, itself included.
+        """Let its next position have a block that is its own: from the youngest running, itself too, if none is free.
 
         False: somebody must give way, which nobody can while steps are on their way.
         """
-        while sequence.slot is not None and len(sequence.blocks) < self.limits.blocks_of(sequence.length):
+        while sequence.slot is not None and not self._can_write(sequence):
             if self.pool.can_allocate(1):
-                sequence.blocks.extend(self.pool.allocate(1))
+                self._give_block(sequence)
             elif self._in_flight:
                 return False
             else:
@@ -298,18 +358,33 @@ class Scheduler:
                 self._preempt(self._running[-1])
         return True
 
-    def _chunk_row(self, sequence: Sequence, count: int) -> Row:
+    def _can_write(self, sequence: Sequence) -> bool:
+        """Whether it has a block of its own for its next position."""
+        index = sequence.cached // self.limits.block_size
+        return index < len(sequence.blocks) and self.pool.writable(sequence.blocks[index])
+
+    def _give_block(self, sequence: Sequence) -> None:
+        """One more, or one in which it goes on by itself: with a copy of what it shared, made before the next step."""
+        (block,) = self.pool.allocate(1)
+        index = sequence.cached // self.limits.block_size
+        if index == len(sequence.blocks):
+            sequence.blocks.append(block)
+            return
+        self._copies[block] = sequence.blocks[index]
+        self.pool.free(sequence.blocks[index : index + 1])
+        sequence.blocks[index] = block
+
+    def _chunk_row(self, sequence: Sequence, count: int, forks: tuple[Sequence, ...]) -> Row:
         """The row of its next `count` tokens, all of them read."""
         start, end = sequence.cached, sequence.cached + count
         targets: list[int] = []
         if sequence.scoring:
             targets = sequence.tokens(start + 1, min(end + 1, len(sequence.prompt)))
-        return self._row(sequence, sequence.tokens(start, end), count, targets)
+        row = self._row(sequence, sequence.tokens(start, end), count)
+        slots = tuple(fork.slot for fork in forks if fork.slot is not None)
+        return replace(row, targets=tuple(targets), forks=slots)
 
-    def _token_row(self, sequence: Sequence) -> Row:
-        return self._row(sequence, (), 1, ())
-
-    def _row(self, sequence: Sequence, ids: Iterable[int], count: int, targets: Iterable[int]) -> Row:
+    def _row(self, sequence: Sequence, ids: Iterable[int], count: int) -> Row:
         assert sequence.slot is not None
         end = sequence.cached + count
         return Row(
@@ -319,21 +394,30 @@ class Scheduler:
             blocks=sequence.blocks[: self.limits.blocks_of(end)],
             sample=end == sequence.length,
             position=len(sequence.output) + sequence.unread,
-            targets=tuple(targets),
         )
 
-    def _launch(self, step: Step, sequences: list[Sequence]) -> Batch:
+    def _launch(
+        self,
+        bucket: Bucket,
+        rows: Seq[Row],
+        sequences: Seq[Sequence],
+        forks: Seq[tuple[Sequence, ...]],
+    ) -> Batch:
         """Count the step as launched."""
-        opened = tuple(s for s in sequences if not s.opened)
-        for sequence, row in zip(sequences, step.rows, strict=True):
-            sequence.opened = True
-            sequence.flying += 1
-            sequence.cached += row.count
-            if row.sample:
-                sequence.decoding = True
-                sequence.unread += 1
+        copies = tuple((source, target) for target, source in self._copies.items())
+        self._copies.clear()
+        step = Step(bucket, tuple(rows), copies)
+        opened = []
+        for sequence, row, followers in zip(sequences, rows, forks, strict=True):
+            for each in (sequence, *followers):
+                opened += [] if each.opened else [each]
+                each.opened = True
+                each.flying += 1
+                each.cached = row.start + row.count
+                each.decoding = row.sample
+                each.unread += row.sample
         self._in_flight += 1
-        return Batch(step, tuple(sequences), opened)
+        return Batch(step, tuple(sequences), tuple(opened), tuple(forks))
 
     def _accept(self, sequence: Sequence, token: Sampled) -> bool:
         """Take the oldest unread token in, unless the sequence had ended before it."""
@@ -349,7 +433,8 @@ class Scheduler:
         sequence.output.append(token.id)
         # Length first, then end of sequence, as TGI has it.
         full = len(sequence.output) >= sequence.max_new_tokens
-        sequence.ended = full or (token.id in self._eos and not sequence.ignore_eos)
+        end = token.id in self._eos and not sequence.ignore_eos
+        sequence.ended = full or end or token.id in sequence.sampling.stop_token_ids
         return True
 
     def _preempt(self, sequence: Sequence) -> None:

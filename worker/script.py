@@ -47,9 +47,10 @@ class Script:
 
     def __init__(self, prompt: Iterable[int], sampling: Sampling, seed: int = 0) -> None:
         self._prompt = tuple(prompt)
-        luck = (sampling.seed, sampling.choice) if sampling.do_sample else ()
+        luck = (sampling.seed,) if sampling.do_sample else ()
         self._key = blake2b(repr((seed, luck, self._prompt)).encode(), digest_size=16).digest()
         self._min_new_tokens, self._top_n = sampling.min_new_tokens, sampling.top_n
+        self.constrained = sampling.constrained
         self._phrases = self._endless()
         self._bytes = bytearray()
 

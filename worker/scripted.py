@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 
 from models.plan import Bucket, Limits, Plan
 from models.planner import plan_buckets
-from models.step import LoadSpec, ModelInfo, Outcome, Progress, Row, Sampled, Sampling, Step
+from models.step import Allowed, LoadSpec, ModelInfo, Outcome, Progress, Row, Sampled, Sampling, Step
 from worker.script import EOS, VOCAB_SIZE, Script, write_tokenizer
 
 EXIT_SCRIPTED = 75
@@ -77,9 +77,11 @@ class Slot:
     keys: list[int] = field(default_factory=list)
     """Per position what its K/V depend on: all tokens up to it."""
 
-    def say(self, position: int) -> Sampled:
-        """Its next token, which the slot then holds."""
+    def say(self, position: int, allowed: bytes = b"") -> Sampled:
+        """Its next token, which the slot then holds: the script's, or the first of those that are allowed."""
         token = self.script.token(position)
+        if allowed and not _has(allowed, token.id):
+            token = Sampled(next(id for id in range(VOCAB_SIZE) if _has(allowed, id)), token.logprob)
         self.tokens.append(token.id)
         self.output += 1
         self.sampled = True
@@ -177,29 +179,36 @@ class ScriptedRunner:
         opened.extend()
         self.slots[slot] = opened
 
-    def launch(self, step: Step) -> Running:
+    def launch(self, step: Step, allowed: Allowed | None = None) -> Running:
         """Check all that a device would take on trust, then store the step's K/V."""
         bucket = step.bucket
         if bucket not in self._buckets:
             raise KeyError(f"{bucket} is not in the plan")
         _check(0 < len(step.rows) <= bucket.batch, "no rows, or more than its bucket")
-        _check(len({row.slot for row in step.rows}) == len(step.rows), "two rows of one slot")
+        slots = [slot for row in step.rows for slot in (row.slot, *row.forks)]
+        _check(len({*slots}) == len(slots), "two rows of one slot")
         self._check_shape(step)
+        self._copy(step.copies)
         for row in step.rows:
             self._check_row(row)
             self._check_context(row)
         self._check_writes(step.rows)
         for row in step.rows:
             self._write(row)
-        return self._run(step)
+        chosen = [row for rows in step.rounds for row in rows]
+        constrained = any(row.sample and self.slots[row.slot].script.constrained for row in chosen)
+        _check(constrained == (allowed is not None), "a constraint and no masks, or masks and no constraint")
+        return self._run(step, _rows(allowed()) if allowed else [b""] * len(chosen))
 
-    def _run(self, step: Step) -> Running:
+    def _run(self, step: Step, masks: list[bytes]) -> Running:
         """The tokens are known at once; the device takes its time, one step after another."""
         rows = [(row, self.slots[row.slot]) for row in step.rows]
-        sampling = [(row, slot) for row, slot in rows if row.sample]
+        chosen = [row for turn in step.rounds for row in turn]
+        sampling = [(row, self.slots[row.slot]) for row in chosen if row.sample]
+        said = [mask for row, mask in zip(chosen, masks, strict=True) if row.sample]
+        sampled = [slot.say(row.position, mask) for (row, slot), mask in zip(sampling, said, strict=True)]
         obey = tuple((slot.script.directives, row.position) for row, slot in sampling)
         scores = [self._score(row.start + index) for row, _ in rows for index in range(len(row.targets))]
-        sampled = [slot.say(row.position) for row, slot in sampling]
         seconds = self.settings.step + sum(slot.script.directives.get("slow", 0) for _, slot in rows)
         if self._control:
             seconds += self._control.seconds()
@@ -252,6 +261,19 @@ class ScriptedRunner:
         _check(distinct <= self._blocks, "a block that is scratch or absent")
         _check(end <= len(row.blocks) * self.plan.limits.block_size, "a block table that is too short")
 
+        for fork in row.forks:
+            _check(row.sample and fork in self.slots, "a fork of a row that samples nothing, or of no slot")
+            _check(self.slots[fork].tokens == slot.tokens, "a fork whose tokens are others")
+
+    def _copy(self, copies: Sequence[tuple[int, int]]) -> None:
+        """The blocks' content, one after another."""
+        _check(len({target for _, target in copies}) == len(copies), "two copies onto one block")
+        for source, target in copies:
+            _check({source, target} <= self._blocks, "a copy from or to a block that is scratch or absent")
+            self._tails.pop(target, None)
+            if source in self._tails:
+                self._tails[target] = self._tails[source]
+
     def _check_context(self, row: Row) -> None:
         """The blocks must hold K/V of exactly this sequence's tokens at positions [0, start)."""
         keys, size, start = self.slots[row.slot].keys, self.plan.limits.block_size, row.start
@@ -272,6 +294,17 @@ class ScriptedRunner:
         keys, size, end = self.slots[row.slot].keys, self.plan.limits.block_size, row.start + row.count
         for index in range(row.start // size, self.plan.limits.blocks_of(end)):
             self._tails[row.blocks[index]] = keys[min(end, (index + 1) * size) - 1]
+
+
+def _rows(masks: memoryview) -> list[bytes]:
+    """The mask of each row."""
+    flat, width = masks.cast("B"), -(-VOCAB_SIZE // 32) * 4
+    return [bytes(flat[at : at + width]) for at in range(0, len(flat), width)]
+
+
+def _has(mask: bytes, id: int) -> bool:
+    """Whether that bit is set."""
+    return bool(mask[id // 8] >> id % 8 & 1)
 
 
 def _check(right: bool, wrong: str) -> None:
@@ -298,6 +331,7 @@ def load(spec: LoadSpec, progress: Progress) -> ScriptedRunner:
         vocab_size=VOCAB_SIZE,
         eos_ids=(EOS,),
         max_position=plan.limits.max_total_tokens,
+        watermark=spec.watermark_gamma > 0,
     )
     progress("load", 1, 1)
     return ScriptedRunner(info, plan, settings)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from array import array
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from models.prefix import block_key
 from models.step import Sampling
+
+if TYPE_CHECKING:
+    from models.grammar import Matcher
 
 NO_BOUND = sys.maxsize
 """What a sequence is allowed that waits for nobody."""
@@ -37,6 +41,8 @@ class Sequence:
     """Its prompt tokens' log-probabilities are wanted: nothing is taken from the prefix cache."""
     root: bytes = b""
     """The prefix key that its first block has as parent."""
+    group: int = 0
+    """Sequences of one group have the same prompt, and one prefill while they have no output; 0: it is alone."""
     age: int = 0
     """Order of admission: a smaller age goes first and is preempted last."""
     passed: int = 0
@@ -71,6 +77,8 @@ class Sequence:
     """Deterministic: the tokens that it is known to begin with, computed anew since it last started."""
     diverged: bool = False
     """Another token than the known one came out: it starts again from those that are known."""
+    matcher: Matcher | None = None
+    """Where its grammar stands; None: it may say anything."""
     allowed: int = NO_BOUND
     """Output tokens that it may have before the parent, whose log is to take them, allows more."""
     turn: int = 0
@@ -95,6 +103,11 @@ class Sequence:
     def held(self) -> bool:
         """Whether it waits, with its slot and blocks, until it is allowed more tokens."""
         return len(self.output) + self.unread >= self.allowed
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it has nothing yet but its prompt."""
+        return not (self.output or self.replay or self.suspect)
 
     @property
     def scoring(self) -> bool:

@@ -6,7 +6,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,15 +27,27 @@ class Wish:
     tokens: int
     seed: int | None
     """None: greedy."""
+    n: int = 1
+    """Choices."""
 
-    def body(self) -> dict[str, Any]:
+    def body(self, bound: bool = False) -> dict[str, Any]:
+        """The request; of one that is bound to its connection, for the first choice alone: that is all it may have."""
         sampling = {} if self.seed is None else {"do_sample": True, "seed": self.seed, "temperature": 0.9}
+        parameters = {"max_new_tokens": self.tokens, "ignore_eos": True, **sampling}
+        return {"inputs": self.inputs, "parameters": parameters | ({} if bound else {"n": self.n})}
+
+    def best(self) -> dict[str, Any]:
+        """The request for both of two samples, ranked; their seeds are drawn, as TGI has it."""
+        sampling = {"do_sample": True, "temperature": 0.9, "best_of": 2, "n": 2}
         parameters = {"max_new_tokens": self.tokens, "ignore_eos": True, **sampling}
         return {"inputs": self.inputs, "parameters": parameters}
 
 
 Answers: TypeAlias = Mapping[Wish, list[dict[str, Any]]]
-"""The token events of each wish, from a run that nothing disturbed."""
+"""The token events of each wish, from a run that nothing disturbed, choice by choice."""
+
+POISON = "begun several times"
+"""What a job is told that was interrupted too often without a token: one of `best_of` has none before its end."""
 
 
 class Wrong(AssertionError):
@@ -59,6 +71,7 @@ class Client:
         wish = self._dice.choice(list(self._answers))
         ways: dict[Callable[[Wish], None], int] = {
             self._stream: 40, self._poll: 30, self._slow: 5, self._cancel: 10, self._bound: 10, self._leave: 5,
+            self._best: 5,
         }  # fmt: skip
         (way,) = self._dice.choices(list(ways), list(ways.values()))
         way(wish)
@@ -83,10 +96,18 @@ class Client:
         raise Wrong(f"{what}: no answer within {PATIENCE:g} s")
 
     def submit(self, wish: Wish) -> str:
-        """The id of an accepted job; asked for under one key until there is an answer."""
+        """The id of an accepted job."""
+        return self._submit(wish.body())
+
+    def answer(self, wish: Wish) -> list[dict[str, Any]]:
+        """Its token events, choice by choice."""
+        return arranged(self.events(self.submit(wish))[:-1])
+
+    def _submit(self, body: dict[str, Any]) -> str:
+        """Asked for under one key until there is an answer."""
         key = {"Idempotency-Key": uuid.uuid4().hex}
         answer = self._insist(
-            lambda: self._http.post(f"{self._url()}/jobs", json=wish.body(), headers=key), "submit"
+            lambda: self._http.post(f"{self._url()}/jobs", json=body, headers=key), "submit"
         )
         if answer.status_code not in (200, 202):
             raise Wrong(f"submit: {answer.status_code} {answer.text}")
@@ -132,15 +153,15 @@ class Client:
         events = self.events(job, stop)
         if events[-1]["type"] == "done":
             self._whole(wish, job, events)
-        elif events[-1]["type"] != "cancelled" or events[:-1] != self._answers[wish][: len(events) - 1]:
-            raise Wrong(
-                f"job {job} was cancelled: {_difference(events[:-1], self._answers[wish])}, {events[-1]}"
-            )
+            return
+        unknown = [event for event in arranged(events[:-1]) if event not in self._answers[wish]]
+        if events[-1]["type"] != "cancelled" or unknown:
+            raise Wrong(f"job {job} was cancelled: {unknown} are not its tokens, {events[-1]}")
 
     def _bound(self, wish: Wish) -> None:
         """TGI's /generate: an answer is right; where the connection breaks, nothing was promised."""
         try:
-            answer = self._http.post(f"{self._url()}/generate", json=wish.body(), timeout=PATIENCE)
+            answer = self._http.post(f"{self._url()}/generate", json=wish.body(bound=True), timeout=PATIENCE)
         except httpx.TransportError:
             self.counts["broken"] += 1
             return
@@ -151,16 +172,33 @@ class Client:
     def _leave(self, wish: Wish) -> None:
         """TGI's stream, left in the middle: its job ends as cancelled, or never was."""
         try:
-            with self._http.stream("POST", f"{self._url()}/generate_stream", json=wish.body()) as response:
+            with self._http.stream(
+                "POST", f"{self._url()}/generate_stream", json=wish.body(bound=True)
+            ) as response:
                 for number, _ in enumerate(frames(response)):
                     if number == wish.tokens // 2:
                         return
         except httpx.TransportError:
             self.counts["broken"] += 1
 
+    def _best(self, wish: Wish) -> None:
+        """Both of two: each is what a job with its seed says, and both are counted."""
+        job = self._submit(wish.best())
+        *tokens, end = self.events(job)
+        if end["type"] == "failed" and POISON in end["error"] and not tokens:
+            self.counts["gave up"] += 1
+            return
+        if end["type"] != "done" or end["usage"]["completion_tokens"] != 2 * wish.tokens:
+            raise Wrong(f"job {job}: best of two ended as {end}")
+        for choice, each in enumerate(end["choices"]):
+            alone = self.answer(Wish(wish.inputs, wish.tokens, each["seed"]))
+            said = arranged({**event, "choice": 0} for event in tokens if event["choice"] == choice)
+            if said != alone:
+                raise Wrong(f"job {job}, choice {choice}: {_difference(said, alone)}")
+
     def events(self, job: str, seen: Callable[[int], None] = lambda _: None) -> list[dict[str, Any]]:
         """Every event of the job; hangs up now and then, and comes back to whichever gateway."""
-        end, events = time.monotonic() + PATIENCE, list[dict[str, Any]]()
+        end, events, said = time.monotonic() + PATIENCE, list[dict[str, Any]](), Counter[int]()
         while time.monotonic() < end:
             headers = {"Last-Event-ID": str(len(events) - 1)} if events else {}
             stay = self._dice.choice([1, 5, 50, 10_000])
@@ -177,6 +215,10 @@ class Client:
                                 continue
                             if event_id != str(event["seq"]) or event["seq"] != len(events):
                                 raise Wrong(f"job {job}: after {len(events)} events came {event_id}, {event}")
+                            if event["type"] == "token":
+                                if event["index"] != said[event["choice"]]:
+                                    raise Wrong(f"job {job}: of its choice {event} is not the next")
+                                said[event["choice"]] += 1
                             event.pop("logprob", None)  # its last bits depend on who else ran
                             events.append(event)
                             if event["type"] in TERMINAL:
@@ -191,14 +233,22 @@ class Client:
         raise Wrong(f"job {job}: no end within {PATIENCE:g} s, {len(events)} events so far")
 
     def _whole(self, wish: Wish, job: str, events: list[dict[str, Any]]) -> None:
-        if events[-1]["type"] != "done" or events[:-1] != self._answers[wish]:
-            raise Wrong(f"job {job}: {_difference(events[:-1], self._answers[wish])}, then {events[-1]}")
+        said = arranged(events[:-1])
+        if events[-1]["type"] != "done" or said != self._answers[wish]:
+            raise Wrong(f"job {job}: {_difference(said, self._answers[wish])}, then {events[-1]}")
 
     def _same_text(self, wish: Wish, job: str, seen: dict[str, Any]) -> None:
-        if seen["status"] != "completed" or seen["result"]["text"] != text_of(self._answers[wish]):
-            raise Wrong(
-                f"job {job} is {seen['status']}: {seen['result']}, not {text_of(self._answers[wish])!r}"
-            )
+        texts = [text_of(self._answers[wish], choice) for choice in range(wish.n)]
+        result = seen["result"] or {"text": None}
+        told = [each["text"] for each in result.get("choices", [result])]
+        if seen["status"] != "completed" or told != texts or result["text"] != texts[0]:
+            raise Wrong(f"job {job} is {seen['status']}: {seen['result']}, not {texts}")
+
+
+def arranged(tokens: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Choice by choice: those of one job may come in any order, and `seq` tells it."""
+    bare = ({name: value for name, value in token.items() if name != "seq"} for token in tokens)
+    return sorted(bare, key=lambda token: (token["choice"], token["index"]))
 
 
 def _difference(got: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str:

@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def jobs(self) -> int:
-        return sum(self.counts[way] for way in ("stream", "poll", "slow", "cancel", "bound", "leave"))
+        return sum(self.counts[way] for way in ("stream", "poll", "slow", "cancel", "bound", "leave", "best"))
 
     def report(self) -> str:
         """For people."""
@@ -76,13 +76,14 @@ class Outcome:
 
 
 def wishes(seed: int) -> list[Wish]:
-    """Short and long, greedy and sampled."""
+    """Short and long, greedy and sampled, of one choice and of several."""
     dice = random.Random(f"wishes {seed}")
     return [
         Wish(
             " ".join(dice.choices(BEGINNINGS, k=dice.choice([1, 1, 2, 8]))),
             dice.choice([1, 2, 4, 8, 16, 32, 64]),
             dice.choice([None, dice.randrange(2**32)]),
+            dice.choice([1, 1, 1, 2, 4]),
         )
         for _ in range(WISHES)
     ]
@@ -94,7 +95,7 @@ def undisturbed(fleet: Fleet, seed: int) -> Answers:
 
     def ask(wish: Wish) -> None:
         client = Client([fleet.url], {}, random.Random(0))
-        found[wish] = client.events(client.submit(wish))[:-1]
+        found[wish] = client.answer(wish)
         client.close()
 
     with ThreadPoolExecutor(16) as threads:

@@ -68,7 +68,9 @@ class Careful(Client):
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             try:
-                with httpx.stream("POST", self._url() + route, json=wish.body(), timeout=60) as response:
+                with httpx.stream(
+                    "POST", self._url() + route, json=wish.body(bound=True), timeout=60
+                ) as response:
                     if response.status_code == 200:
                         yield response
                         return

@@ -32,18 +32,25 @@ def compiled() -> set[str]:
 
 
 def cases() -> list[Any]:
-    """Every variant with HPU Graphs, fewer with torch.compile; two of them every time."""
-    return [
-        pytest.param(name, profile, marks=() if name in OFTEN else pytest.mark.full, id=f"{name}-{profile}")
+    """Every variant with HPU Graphs, fewer with torch.compile; every time two of those, and one of these in short."""
+    often = [pytest.param("llama", COMPILE, "few", id="llama-compile-few")]
+    return often + [
+        pytest.param(
+            name,
+            profile,
+            "",
+            marks=() if profile.lazy and name in OFTEN else pytest.mark.full,
+            id=f"{name}-{profile}",
+        )
         for profile in PROFILES
         for name in SERVED
         if profile.lazy or name in OFTEN | compiled()
     ]
 
 
-@pytest.mark.parametrize(("variant", "profile"), cases())
+@pytest.mark.parametrize(("variant", "profile", "levels"), cases())
 def test_the_card_serves_what_the_cpu_serves_and_is_never_surprised(
-    variant: str, profile: Profile, model_of: Callable[[str], Path], tmp_path: Path
+    variant: str, profile: Profile, levels: str, model_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = str(model_of(variant))
     ran = profile.run(
@@ -52,12 +59,14 @@ def test_the_card_serves_what_the_cpu_serves_and_is_never_surprised(
         "-m",
         "tests.hpu.contracts.engine",
         folder,
+        levels,
         HPU_STAND_IN_LOCKS=str(tmp_path),
     )
     assert ran.returncode == 0, ran.stderr[-4000:]
     seen = json.loads(ran.stdout.splitlines()[-1])
     assert seen.pop("furthest") < 1e-5  # what a fused kernel computes in float32 it may round otherwise
     assert seen.pop("copies_out") == seen.pop("wanted") > 0
+    assert seen.pop("blocks_copied") == 2
     assert seen == {
         "compilations": 0,
         "new_recipes": 0,

@@ -14,11 +14,11 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from models.plan import Phase
 from models.runner import PagedRunner
-from models.step import Outcome, Pending, Step
+from models.step import Allowed, Outcome, Pending, Step
 
 WAITING = {
     "_local_scalar_dense", "bincount", "equal", "histc", "is_nonzero", "item", "masked_select", "nonzero",
@@ -115,9 +115,11 @@ class Audit:
 
         return watched
 
-    def _launched(self, launch: Callable[[Step], Pending], step: Step) -> Pending:
+    def _launched(
+        self, launch: Callable[..., Pending], step: Step, allowed: Allowed | None = None
+    ) -> Pending:
         self.steps += 1
-        return _Read(self, step.bucket.phase, launch(step))
+        return _Read(self, step.bucket.phase, launch(step, allowed))
 
 
 class _Read:
@@ -127,9 +129,10 @@ class _Read:
         self._audit, self._phase, self._pending = audit, phase, pending
 
     def read(self) -> Outcome:
-        """What the step gave."""
-        reads: Counter[str] = Counter()
-        with _reads(reads):
+        """What the step gave; that may be asked for while a constrained one is launched, and is no read of that."""
+        reads, of_launch = Counter[str](), self._audit.reads.copy()
+        with _disable_current_modes(), _reads(reads):
             outcome = self._pending.read()
+        self._audit.reads = of_launch
         self._audit.reads_of_step[self._phase, reads.total()] += 1
         return outcome

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -94,11 +96,28 @@ class Driver:
             for each in batch.opened:
                 assert each.slot is not None
                 self.runner.open(each.slot, each.prompt, each.output, each.sampling)
-            self._launched.append((batch, self.runner.launch(batch.step)))
+            constrained = any(each.sampling.constrained for each in batch.sampling if each)
+            pending = self.runner.launch(batch.step, partial(self.allowed, batch) if constrained else None)
+            self._launched.append((batch, pending))
         if self._launched and (batch is None or len(self._launched) >= self.runner.depth):
-            batch, pending = self._launched.popleft()
-            for each, token in self.scheduler.settle(batch, pending.read()).tokens:
-                self.logprobs[each].append(token.logprob)
+            self.settle()
+
+    def settle(self) -> None:
+        """Take in the oldest step."""
+        batch, pending = self._launched.popleft()
+        for each, token in self.scheduler.settle(batch, pending.read()).tokens:
+            self.logprobs[each].append(token.logprob)
+
+    def allowed(self, batch: Batch) -> memoryview:
+        """Half of all tokens for each constrained row, which half hangs on the last one; as a grammar would have it."""
+        while self._launched:
+            self.settle()
+        vocab = np.arange(-(-self.runner.info.vocab_size // 32) * 32)
+        masks = np.ones((len(batch.sampling), len(vocab)), bool)
+        for index, each in enumerate(batch.sampling):
+            if each and each.sampling.constrained:
+                masks[index] = (vocab // 3 + [*each.prompt, *each.output][-1]) % 2 == 0
+        return np.packbits(masks, axis=1, bitorder="little").view(np.int32).data
 
 
 def drive(

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from models import falcon, families
 from models.devices import Cpu
+from models.ends import eos_ids
 from models.errors import ModelRefused
 from models.families import FAMILIES, Family
 from models.histogram import Histogram
@@ -180,8 +181,45 @@ class TestServed:
 
     def test_every_end_of_sequence_id_counts(self, tmp_path: Path, model_of: Maker) -> None:
         folder = copy_of(model_of("llama"), tmp_path)
-        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
-        assert load(LoadSpec(model_id=str(folder), slots=1), quiet).info.eos_ids == (2, 7)
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 7]}))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 7}))
+        assert load(LoadSpec(model_id=str(folder), slots=1), quiet).info.eos_ids == (5, 7, tiny.EOS)
+
+    @pytest.mark.parametrize(
+        ("generation", "config", "tokenizer", "ids"),
+        [
+            (7, None, None, (7,)),
+            (None, [9, 7], None, (9, 7)),
+            ([7, 9], 9, "</s>", (7, 9, tiny.EOS)),
+            (None, None, {"content": "</s>"}, (tiny.EOS,)),
+            ([7, tiny.VOCAB, -1], None, "no such token", (7,)),
+            (None, None, None, ()),
+        ],
+    )
+    def test_what_the_files_name_together(
+        self,
+        generation: Any,
+        config: Any,
+        tokenizer: Any,
+        ids: tuple[int, ...],
+        tmp_path: Path,
+        model_of: Maker,
+    ) -> None:
+        folder = copy_of(model_of("llama"), tmp_path)
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": tokenizer}))
+        (folder / "special_tokens_map.json").unlink(missing_ok=True)
+        model = SimpleNamespace(
+            generation_config=SimpleNamespace(eos_token_id=generation),
+            config=SimpleNamespace(eos_token_id=config, vocab_size=tiny.VOCAB),
+        )
+        assert eos_ids(model, folder) == ids
+
+    def test_a_broken_tokenizer_is_refused_before_it_serves(self, tmp_path: Path, model_of: Maker) -> None:
+        folder = copy_of(model_of("llama"), tmp_path)
+        (folder / "tokenizer.json").write_text("half of {")
+        assert "tokenizer files" in refusal(folder)
 
     def test_the_built_in_model(self) -> None:
         assert load(LoadSpec(model_id="demo", slots=1), quiet).info.vocab_size > 256

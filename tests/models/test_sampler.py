@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.filters import ALL, LOWEST, NEVER, filtered
-from models.levels import GREEDY, LEVELS, Part, parts_of
+from models.history import COUNTS
+from models.levels import GREEDY, LEVELS, Part, levels_of, parts_of
 from models.noise import gumbel, noise_bits, row_keys
 from models.ranks import likeliest
 from models.sampler import MOST_TOKENS, MOST_TOP_N, Sampler, check_vocab, report
@@ -28,18 +29,18 @@ CPU = torch.device("cpu")
 EVERYTHING = LEVELS[-1]
 VECTORS = [
     (
-        (2**64 - 1, 3, 17),
-        [-531430273, -313292053, -1706696179, -1499408310],
-        [-0.736986, -0.962435, 0.080251, -0.051048],
+        (2**64 - 1, 17),
+        [1176326099, 1857191466, 1967804542, 925070003],
+        [1.139289, 0.568529, 0.489726, 1.416499],
     ),
-    ((0, 0, 0), [2084817883, 1251270110, -188261382, -664147581], [0.408895, 1.066036, -1.140192, -0.62417]),
+    ((0, 0), [2084817883, 1251270110, -188261382, -664147581], [0.408895, 1.066036, -1.140192, -0.62417]),
     (
-        (1234, 0, 4095),
+        (1234, 4095),
         [-1506003760, 544331294, 930675003, -1266515312],
         [-0.046869, 1.998647, 1.40966, -0.199813],
     ),
 ]
-"""((seed, choice, position), the first four tokens' bits, their noise)."""
+"""((seed, position), the first four tokens' bits, their noise)."""
 
 
 def sampler(vocab: int, dtype: torch.dtype = torch.float32) -> Sampler:
@@ -59,17 +60,31 @@ def level_of(rows: Sequence[tuple[Row, Sampling]]) -> Part:
 
 
 def inputs_of(
-    rows: Sequence[tuple[Row, Sampling]], batch: int, slots: int, dtype: torch.dtype
+    rows: Sequence[tuple[Row, Sampling]],
+    logits: Tensor,
+    dtype: torch.dtype,
+    level: Part,
+    allowed: Collection[int] = (),
 ) -> dict[str, Tensor]:
-    """The sampler's inputs for rows with these wishes."""
-    wishes = Wishes(slots, dtype)
+    """The sampler's inputs for rows with these wishes; of constrained ones these tokens are allowed."""
+    batch, vocab = logits.shape
+    wishes = Wishes(SLOTS, dtype)
     for row, sampling in rows:
         wishes.set(row.slot, sampling)
-    return wishes.inputs([row for row, _ in rows], batch)
+    inputs = wishes.inputs([row for row, _ in rows], batch)
+    if Part.MASK not in level:
+        return inputs
+    masks = np.ones((batch, -(-vocab // 32) * 32), bool)
+    for index, (_, sampling) in enumerate(rows):
+        if sampling.constrained:
+            masks[index] = np.isin(np.arange(masks.shape[1]), list(allowed))
+    return inputs | {
+        "allowed": torch.from_numpy(np.packbits(masks, axis=1, bitorder="little").view(np.int32))
+    }
 
 
-def key_of(*at: tuple[int, int, int]) -> Tensor:
-    """The keys [B, 2] of these (seed, choice, position)."""
+def key_of(*at: tuple[int, int]) -> Tensor:
+    """The keys [B, 2] of these (seed, position)."""
     return torch.from_numpy(row_keys(*(np.array(column, np.uint64) for column in zip(*at, strict=True))))
 
 
@@ -86,10 +101,14 @@ def opened(
 
 
 def choose(
-    chooser: Sampler, logits: Tensor, rows: Sequence[tuple[Row, Sampling]], level: Part = EVERYTHING
+    chooser: Sampler,
+    logits: Tensor,
+    rows: Sequence[tuple[Row, Sampling]],
+    level: Part = EVERYTHING,
+    allowed: Collection[int] = (),
 ) -> list[Sampled]:
     """What that level gives, one entry per row of logits."""
-    inputs = inputs_of(rows, len(logits), SLOTS, chooser.dtype)
+    inputs = inputs_of(rows, logits, chooser.dtype, level, allowed)
     (chosen,) = chooser.planned(level)(logits=logits, **inputs)
     counts = [sampling.top_n for _, sampling in rows] + [0] * len(logits)
     return [report(each, n) for each, n in zip(chosen.tolist(), counts, strict=False)]
@@ -99,13 +118,20 @@ def ids_of(chosen: Sequence[Sampled]) -> list[int]:
     return [each.id for each in chosen]
 
 
-def draws_of(chooser: Sampler, logits: Tensor, sampling: Sampling, draws: int, level: Part) -> Tensor:
+def draws_of(
+    chooser: Sampler,
+    logits: Tensor,
+    sampling: Sampling,
+    draws: int,
+    level: Part,
+    allowed: Collection[int] = (),
+) -> Tensor:
     """How often each token comes in so many positions of one sequence in slot 0, which counts none of them."""
     batch = min(draws, (1 << 23) // len(logits))
     counts = torch.zeros(len(logits), dtype=torch.float64)
     for start in range(0, draws, batch):
         rows = [(row(0, position, sample=False), sampling) for position in range(start, start + batch)]
-        chosen = choose(chooser, logits.expand(batch, -1), rows, level)
+        chosen = choose(chooser, logits.expand(batch, -1), rows, level, allowed)
         counts += torch.tensor(ids_of(chosen)).bincount(minlength=len(logits))
     return counts
 
@@ -149,7 +175,13 @@ def nucleus(order: Sequence[int], weights: Tensor, mass: float) -> set[int]:
     return chosen
 
 
-def reference(logits: Tensor, sampling: Sampling, prompt: Sequence[int], output: Sequence[int]) -> Tensor:
+def reference(
+    logits: Tensor,
+    sampling: Sampling,
+    prompt: Sequence[int],
+    output: Sequence[int],
+    allowed: Collection[int] = (),
+) -> Tensor:
     """The distribution that a token is drawn from, by sorting, in float64."""
     scores = logits.double().clone()
     for token, value in sampling.logit_bias:
@@ -162,6 +194,8 @@ def reference(logits: Tensor, sampling: Sampling, prompt: Sequence[int], output:
         scores[token] -= sampling.frequency_penalty
     for token in set(output):
         scores[token] -= sampling.presence_penalty
+    if sampling.constrained:
+        scores[sorted({*range(len(scores))} - {*allowed})] = -math.inf
     scores /= sampling.temperature
     if sampling.top_k:
         scores[scores < scores.sort(descending=True).values[min(sampling.top_k, len(scores)) - 1]] = -math.inf
@@ -276,7 +310,7 @@ class TestFilters:
             assert torch.equal(alone, together[one])
 
 
-def hashed(seed: int, choice: int, position: int, token: int) -> int:
+def hashed(seed: int, position: int, token: int) -> int:
     """The noise's bits in plain Python, from its definition: SplitMix64 for the row, lowbias32 twice for the token."""
 
     def mix64(x: int) -> int:
@@ -290,16 +324,14 @@ def hashed(seed: int, choice: int, position: int, token: int) -> int:
         return x ^ (x >> 16)
 
     golden = 0x9E3779B97F4A7C15
-    stream = mix64((seed + golden) % 2**64) ^ mix64((choice << 40) + position + 1)
+    stream = mix64((seed + golden) % 2**64) ^ mix64(position + 1)
     key = mix64((stream + golden) % 2**64)
     return mix32((mix32(token ^ (key >> 32)) + key) % 2**32)
 
 
 class TestNoise:
     @pytest.mark.parametrize(("at", "bits", "noise"), VECTORS)
-    def test_it_is_the_same_for_ever(
-        self, at: tuple[int, int, int], bits: list[int], noise: list[float]
-    ) -> None:
+    def test_it_is_the_same_for_ever(self, at: tuple[int, int], bits: list[int], noise: list[float]) -> None:
         """Committed values: another noise would change every seeded text that a user has kept."""
         keys = key_of(at)
         assert noise_bits(keys, 4)[0].tolist() == bits
@@ -307,29 +339,25 @@ class TestNoise:
 
     @given(
         seed=st.integers(0, 2**64 - 1),
-        choice=st.integers(0, 100),
         position=st.integers(0, 10**6),
         vocab=st.integers(1, 2000),
     )
     @settings(max_examples=50, deadline=None)
-    def test_its_bits_are_those_of_unbounded_integers(
-        self, seed: int, choice: int, position: int, vocab: int
-    ) -> None:
-        keys = key_of((seed, choice, position))
+    def test_its_bits_are_those_of_unbounded_integers(self, seed: int, position: int, vocab: int) -> None:
+        keys = key_of((seed, position))
         last = int(noise_bits(keys, vocab)[0, -1])
-        assert last % 2**32 == hashed(seed, choice, position, vocab - 1)
+        assert last % 2**32 == hashed(seed, position, vocab - 1)
 
-    @pytest.mark.parametrize("axis", ["token", "position", "seed", "choice"])
+    @pytest.mark.parametrize("axis", ["token", "position", "seed"])
     def test_draws_follow_the_distribution(self, axis: str) -> None:
         """Whichever coordinate varies."""
         draws, bins = 20_000, 8
         if axis == "token":
-            noise = gumbel(key_of((1, 0, 0)), draws * bins).view(draws, bins)
+            noise = gumbel(key_of((1, 0)), draws * bins).view(draws, bins)
         else:
-            varying: dict[str, Callable[[int], tuple[int, int, int]]] = {
-                "position": lambda i: (5, 0, i),
-                "seed": lambda i: (i, 0, 0),
-                "choice": lambda i: (5, i, 0),
+            varying: dict[str, Callable[[int], tuple[int, int]]] = {
+                "position": lambda i: (5, i),
+                "seed": lambda i: (i, 0),
             }
             at = varying[axis]
             noise = gumbel(key_of(*(at(i) for i in range(draws))), bins)
@@ -338,7 +366,7 @@ class TestNoise:
         assert chi2(counts, weights.double()) < limit(bins)
 
     def test_neighbouring_tokens_and_rows_are_independent(self) -> None:
-        noise = gumbel(key_of(*((1, 0, i) for i in range(64))), 4096)
+        noise = gumbel(key_of(*((1, i) for i in range(64))), 4096)
         for other in (noise.roll(1, 0), noise.roll(1, 1)):
             assert (
                 abs(float(torch.corrcoef(torch.stack([noise.reshape(-1), other.reshape(-1)]))[0, 1])) < 0.01
@@ -361,7 +389,13 @@ COMBINATIONS = [
     Sampling(
         logit_bias=((3, 2.0),), repetition_penalty=0.7, frequency_penalty=-0.2, top_k=20, temperature=1.4
     ),
+    Sampling(constrained=True),
+    Sampling(
+        constrained=True, top_p=0.8, repetition_penalty=1.4, frequency_penalty=0.3, presence_penalty=0.5
+    ),
+    Sampling(constrained=True, temperature=1.3, top_k=12, typical_p=0.8, min_p=0.02, logit_bias=((4, 2.0),)),
 ]
+ALLOWED = frozenset({0, 1, 2, 3, 4, 9, 17, 18, 20, 23, 25, 28, 31, 32, 33, 38, 40})
 
 
 class TestDistribution:
@@ -376,8 +410,8 @@ class TestDistribution:
         )
         logits = torch.randn(vocab, generator=torch.Generator().manual_seed(index)) * 1.5
         level = level_of([(row(), sampling)])
-        counts = draws_of(chooser, logits, sampling, 20_000, level)
-        weights = reference(logits, sampling, PROMPT, OUTPUT)
+        counts = draws_of(chooser, logits, sampling, 20_000, level, ALLOWED)
+        weights = reference(logits, sampling, PROMPT, OUTPUT, ALLOWED)
         assert counts[weights == 0].sum() == 0
         likely = weights * counts.sum() >= 5  # rarer tokens share a bin
         binned = [torch.cat([each[likely], each[~likely].sum()[None]]) for each in (counts, weights)]
@@ -445,13 +479,21 @@ class TestLevels:
             (Sampling(), GREEDY),
             (Sampling(temperature=0.5, top_k=3, top_p=0.5, typical_p=0.5, min_p=0.1), GREEDY),
             (Sampling(min_new_tokens=3), Part.EDIT),
+            (Sampling(stop_token_ids=(1,)), GREEDY),
             (Sampling(presence_penalty=0.1), Part.EDIT),
             (Sampling(logit_bias=((1, 0.5),)), Part.EDIT),
             (Sampling(do_sample=True, min_p=0.1), Part.NOISE),
             (Sampling(top_n=1), Part.EDIT | Part.NOISE | Part.TOP_N),
             (Sampling(do_sample=True, top_p=0.9), Part.NOISE | Part.TOP_P),
             (Sampling(do_sample=True, top_k=9), Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P),
-            (Sampling(do_sample=True, typical_p=0.9, top_n=1), EVERYTHING),
+            (Sampling(do_sample=True, typical_p=0.9, top_n=1), EVERYTHING & ~Part.MASK),
+            (Sampling(constrained=True), Part.MASK),
+            (Sampling(constrained=True, min_new_tokens=3), Part.MASK),
+            (
+                Sampling(constrained=True, do_sample=True),
+                Part.MASK | Part.EDIT | Part.NOISE | Part.TOP_K | Part.TOP_P,
+            ),
+            (Sampling(constrained=True, top_n=1), EVERYTHING),
         ],
     )
     def test_the_cheapest_that_suffices(self, sampling: Sampling, level: Part) -> None:
@@ -459,10 +501,12 @@ class TestLevels:
 
     def test_the_last_suffices_for_all(self) -> None:
         for part in Part:
-            assert part in EVERYTHING
+            assert part in levels_of(watermark=True)[-1]
+            assert part in EVERYTHING or part is Part.WATERMARK
 
     def test_after_the_minimum_the_level_falls(self) -> None:
-        assert level_of([(row(position=3), Sampling(min_new_tokens=3))]) is GREEDY
+        short = Sampling(min_new_tokens=3, stop_token_ids=(1,))
+        assert level_of([(row(position=3), short)]) is GREEDY
 
     @pytest.mark.parametrize("level", LEVELS)
     def test_its_calls_have_one_signature(self, level: Part) -> None:
@@ -479,7 +523,8 @@ class TestLevels:
         ]
         for count, sampling in enumerate(kinds):
             slot = chooser.history.rows_of(1, range(count), range(2 * count), sampling)
-            inputs = inputs_of([(row(1, count), sampling)] * (count % 3 + 1), 3, SLOTS, torch.float32)
+            rows = [(row(1, count), sampling)] * (count % 3 + 1)
+            inputs = inputs_of(rows, logits, torch.float32, level, range(count + 1))
             with Signatures() as audit:
                 chooser.history.write(**slot)
                 chooser.planned(level)(logits=logits, **inputs)
@@ -491,9 +536,11 @@ class TestLevels:
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_level_is_one_graph_for_a_compiler(level: Part) -> None:
     """Traced whole, with its writes in place made functional, as a graph device asks: the same bits come out."""
+    torch.compiler.reset()  # Dynamo keeps eight compiled forms of one code object, and there are more levels
     logits = torch.randn(3, 97, generator=torch.Generator().manual_seed(1))
     sampling = Sampling(do_sample=True, top_k=40, top_p=0.9, typical_p=0.9, frequency_penalty=0.2)
-    inputs = inputs_of([(row(1, 3), sampling), (row(2), Sampling())], 3, SLOTS, torch.float32)
+    rows = [(row(1, 3), sampling), (row(2), Sampling(constrained=True))]
+    inputs = inputs_of(rows, logits, torch.float32, level, range(0, 97, 2))
     eager, compiled = sampler(97), sampler(97)
     outputs = []
     for chooser, options in ((eager, {"disable": True}), (compiled, {"backend": "aot_eager"})):
@@ -507,6 +554,31 @@ def test_a_level_is_one_graph_for_a_compiler(level: Part) -> None:
     assert torch.equal(*outputs)
     assert torch.equal(eager.history.seen, compiled.history.seen)
     assert torch.equal(eager.tokens, compiled.tokens)
+
+
+class TestMask:
+    @pytest.mark.parametrize("level", [level for level in LEVELS if Part.MASK in level])
+    @pytest.mark.parametrize("vocab", [31, 32, 33, 97])
+    def test_only_what_is_allowed_is_chosen_and_reported(self, vocab: int, level: Part) -> None:
+        """Whatever the logits, infinite ones too; a row without a constraint, and padding, may choose anything."""
+        logits = torch.randn(4, vocab, generator=torch.Generator().manual_seed(vocab)) * 30
+        logits[:, vocab - 1] = -math.inf
+        logits[:, 4] = 600
+        top = 5 if Part.TOP_N in level else 0
+        rows = [(row(slot), Sampling(constrained=slot < 2, top_n=top)) for slot in range(3)]
+        for allowed in ({vocab - 1}, {0, vocab - 1}, {3, 5, 30}):
+            chosen = choose(sampler(vocab), logits, rows, level, allowed)
+            for index, each in enumerate(chosen[:2]):
+                best = max(allowed, key=lambda token: float(logits[index, token]))
+                assert each.id == best
+                assert {token for token, _ in each.top} <= allowed
+            assert [each.id for each in chosen[2:]] == [4, 4]
+
+    def test_the_logprob_is_renormalised_over_what_is_allowed(self) -> None:
+        logits = torch.tensor([[0.0, 1.0, 5.0, 2.0]])
+        (chosen,) = choose(sampler(4), logits, [(row(), Sampling(constrained=True))], Part.MASK, {0, 1, 3})
+        assert chosen.id == 3
+        assert chosen.logprob == pytest.approx(float(logits[0, [0, 1, 3]].log_softmax(-1)[2]), abs=1e-6)
 
 
 class TestHistory:
@@ -535,7 +607,7 @@ class TestHistory:
         biased = opened(chooser, 1, Sampling(logit_bias=((1, 1.0),)))
         rows = [(row(0, sample=False), sampling), (row(1), biased), (row(2), Sampling())]
         choose(chooser, torch.tensor([[9.0, 0.0, 0.0]]).expand(4, 3), rows)
-        assert chooser.history.seen.sum() == 0
+        assert (chooser.history.seen & COUNTS).sum() == 0
 
     def test_a_bias_of_100_forces_or_bans(self) -> None:
         chooser = sampler(5)
@@ -549,9 +621,10 @@ class TestHistory:
         chooser = sampler(6)
         opened(chooser, 1, Sampling(logit_bias=((0, 1.0),)), prompt=[3], output=[4, 4])
         opened(chooser, 1, Sampling(logit_bias=((1, 2.0),)), prompt=[5, 2], output=[2])
-        assert chooser.history.seen.view(-1, 6)[1].tolist() == [0, 0, 3, 0, 0, 1]
+        seen = chooser.history.seen.view(-1, 6)
+        assert (seen[1] & COUNTS).tolist() == [0, 0, 3, 0, 0, 1]
         assert chooser.history.bias[1].tolist() == [0, 2, 0, 0, 0, 0]
-        assert chooser.history.seen[[0, 2, 3, 4]].sum() == 0
+        assert (seen[[0, 2, 3, 4]] & COUNTS).sum() == 0
 
     @pytest.mark.parametrize("resumed_at", [0, 1, 7, 12])
     def test_a_sequence_goes_on_the_same_alone_in_company_resumed_and_in_another_slot(
@@ -593,6 +666,17 @@ class TestHistory:
             chosen = choose(sampler(3), logits, [(row(position=position), Sampling(min_new_tokens=2))])
             assert ids_of(chosen) == [token]
             assert chosen[0].logprob <= 0
+
+    def test_so_are_the_tokens_that_end_this_sequence_and_no_other(self) -> None:
+        chooser, logits = sampler(4), torch.tensor([[0.0, 4.0, 5.0, 1.0]])
+        sampling = Sampling(min_new_tokens=3, stop_token_ids=(1,), presence_penalty=0.25)
+        opened(chooser, 0, sampling, output=[3, 3])
+        other = Sampling(min_new_tokens=3)
+        for position, tokens in ((2, [3, 1]), (3, [EOS, EOS])):
+            rows = [(row(0, position), sampling), (row(1, position), other)]
+            assert ids_of(choose(chooser, logits.expand(2, 4), rows)) == tokens
+        opened(chooser, 0, other)
+        assert ids_of(choose(chooser, logits, [(row(0), other)])) == [1], "the slot has forgotten"
 
     @pytest.mark.parametrize("penalty", [1e-30, 1e30])
     def test_an_absurd_penalty_stays_finite(self, penalty: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,7 +43,7 @@ class Talk:
     def admit(
         self,
         seq: int,
-        prompt: bytes,
+        prompt: Sequence[int],
         count: int,
         output: list[int] | None = None,
         scored: bool = False,
@@ -58,9 +58,9 @@ class Talk:
     def abort(self, seq: int) -> None:
         self.process.link.send(Abort(seq=seq))
 
-    def listen(self, condition: Callable[[], bool]) -> None:
+    def listen(self, condition: Callable[[], bool], seconds: float = DEADLINE) -> None:
         """Take in frames until the condition holds; TimeoutError."""
-        end = time.monotonic() + DEADLINE
+        end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:
                 raise TimeoutError("the engine did not say what was expected")

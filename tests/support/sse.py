@@ -58,6 +58,6 @@ def follow(url: str, job_id: str, timeout: float = 120.0) -> list[dict[str, Any]
     raise AssertionError(f"job {job_id}: no end within {timeout:g} s, {len(events)} events so far")
 
 
-def text_of(events: list[dict[str, Any]]) -> str:
-    """The concatenated text of the token events."""
-    return "".join(e["text"] for e in events if e["type"] == "token")
+def text_of(events: list[dict[str, Any]], choice: int = 0) -> str:
+    """The concatenated text of that choice's token events."""
+    return "".join(e["text"] for e in events if e["type"] == "token" and e["choice"] == choice)

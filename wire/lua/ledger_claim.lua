@@ -16,7 +16,7 @@ end
 
 if not get('state') then
   if #ARGV == 5 or redis.call('EXISTS', KEYS[4]) == 1 then return { 'gone' } end
-  create(version, '', 0, 6)
+  create('', 0, 6)
 end
 if number('v') > tonumber(version) then return { 'newer', number('v') } end
 if TERMINAL[get('state')] then return { 'terminal', record() } end

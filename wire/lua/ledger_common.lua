@@ -36,9 +36,9 @@ local function log(attempt, n, event)
   redis.call('XADD', KEYS[2], attempt .. '-' .. n, 'e', event)
 end
 
--- ARGV from `first` on: job, model, queue, ttl ms, ms in which to start or 0, prompt tokens, gateway.
-local function create(v, digest, attempt, first)
-  local body, model, queue, ttl, start, prompt_tokens, gateway = unpack(ARGV, first, first + 6)
+-- ARGV from `first` on: wire version, job, model, queue, ttl ms, ms in which to start or 0, prompt tokens, gateway.
+local function create(digest, attempt, first)
+  local v, body, model, queue, ttl, start, prompt_tokens, gateway = unpack(ARGV, first, first + 7)
   local created = now()
   local deadline, start_by = created + ttl, tonumber(start) > 0 and created + start or 0
   redis.call('HSET', KEYS[1], 'v', v, 'job', body, 'model', model, 'digest', digest, 'queue', queue,

@@ -1,12 +1,12 @@
 -- Give the log back what a Redis that lost writes has lost.
--- ARGV: attempt, boot, claim id, tokens the owner has, version, what `create` reads, with '' for no job;
+-- ARGV: attempt, boot, claim id, tokens the owner has, what `create` reads, with '' for no job;
 --       then the last of the tokens: count, event, count, event, …
 -- Returns {outcome, the log's count}.
 local attempt = tonumber(ARGV[1])
 if not get('state') then
   -- A record goes when the job has ended. Without a tombstone it was not deleted: Redis never kept it.
   if ARGV[6] == '' or redis.call('EXISTS', KEYS[4]) == 1 then return { 'gone', 0 } end
-  create(ARGV[5], '', 0, 6)
+  create('', 0, 5)
 end
 local state = get('state')
 local newest, n = top()

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from wire.commands import Claimed, Outcome
-from wire.events import Done, Failed, Token
-from wire.job import FinishReason, Result, Usage
+from wire.events import Done, Failed, Finish, Token
+from wire.job import Completion, FinishReason, Result, Usage, choice_seed
 from wire.keys import queue_of
 from wire.ledger import Ledger
 from wire.queue import TaskQueue
@@ -143,9 +143,12 @@ class FakeWorker:
         if "fail" in (job.inputs or self.tokenizer.decode(job.ids or ())).split():
             self._finish(now, Failed(seq=n, error="the cat is not at home"))
             return
+        if job.params.candidates > 1:
+            self._say_all(now)
+            return
         last, text = n + 1 >= job.params.max_new_tokens, f"{self.words.get(job.id, self.word)}{n} "
-        stopped = any(stop in text for stop in job.params.stop)
         token = Token(seq=n, index=n, id=2 + n % 9, text=text, logprob=-0.5, special=False)
+        stopped = any(stop in text for stop in job.params.stop) or token.id in job.params.stop_token_ids
         if last or stopped:
             self._done(now, [token], "length" if last else "stop_sequence")
         elif n + 1 == (job.params.min_new_tokens or -1):  # the tests' way to ask for an end of sequence
@@ -155,6 +158,39 @@ class FakeWorker:
             now.said.append(token)
         else:
             self._drop(job_id)
+
+    def _say_all(self, now: Running) -> None:
+        """Several texts, all at once, each a word shorter than the one before: choice 1 says "w1.0 ", "w1.1 ", …."""
+        job, tokens, texts = now.claimed.job, list[Token](), list[Completion]()
+        for choice in range(job.params.n):
+            said = [f"{self.word}{choice}.{index} " for index in range(job.params.max_new_tokens - choice)]
+            for index, text in enumerate(said):
+                about = {"seq": len(tokens), "index": index, "id": 2 + index % 9, "choice": choice}
+                tokens.append(Token(text=text, logprob=-0.5, special=False, **about))
+            seed = choice_seed(job.params.seed, choice)
+            texts.append(
+                Completion(text="".join(said), finish_reason="eos_token", seed=seed, tokens=len(said))
+            )
+        usage = Usage.of(len(job.ids or ()), job.params.candidates * job.params.max_new_tokens)
+        first, several = texts[0], len(texts) > 1
+        ends = [
+            Finish(finish_reason=each.finish_reason, seed=each.seed, tokens=each.tokens) for each in texts
+        ]
+        end = Done(
+            seq=len(tokens),
+            finish_reason=first.finish_reason,
+            seed=first.seed,
+            usage=usage,
+            choices=tuple(ends) if several else (),
+        )
+        result = Result(
+            text=first.text,
+            finish_reason=first.finish_reason,
+            seed=first.seed,
+            usage=usage,
+            choices=tuple(texts) if several else (),
+        )
+        self._finish(now, end, result, tokens)
 
     def _done(self, now: Running, tail: list[Token], reason: FinishReason) -> None:
         job, said = now.claimed.job, now.said + tail

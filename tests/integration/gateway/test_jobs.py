@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from sagrada.client import Client
 from tests.integration.gateway.client import http, job, submit
 from tests.integration.gateway.fake import FakeWorker
 from tests.support.processes import until
 from tests.support.sse import TERMINAL, follow, frames, text_of
+from wire.job import choice_seed
 from wire.keys import job_key, log_key, result_key
 
 
@@ -45,6 +47,31 @@ def test_a_job_from_submission_to_result(url: str, worker: FakeWorker) -> None:
     assert done["result"] == {"text": "w0 w1 w2 ", "finish_reason": "length", "seed": 7}
     assert done["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
     assert done["created_at"] <= done["started_at"] <= done["completed_at"]
+
+
+def test_a_job_of_several_texts(url: str, worker: FakeWorker) -> None:
+    job_id = submit(url, 3, parameters={"n": 2, "seed": 7, "do_sample": True}).json()["id"]
+    done = job(url, job_id, "?wait=30")
+    ends = [
+        {"finish_reason": "eos_token", "seed": 7, "tokens": 3},
+        {"finish_reason": "eos_token", "seed": choice_seed(7, 1), "tokens": 2},
+    ]
+    texts = ["w0.0 w0.1 w0.2 ", "w1.0 w1.1 "]
+    assert done["result"] == {
+        "text": texts[0],
+        "finish_reason": "eos_token",
+        "seed": 7,
+        "choices": [{"text": text, **end} for text, end in zip(texts, ends, strict=True)],
+    }
+    *tokens, last = follow(url, job_id)
+    assert [text_of(tokens, choice) for choice in range(2)] == texts
+    assert last["choices"] == ends and last["usage"] == done["usage"]
+
+    with Client(url) as client:
+        result = client.wait(job_id, 30).result
+        assert result and [choice.text for choice in result.choices] == texts
+        *_, end = client.stream(job_id)
+        assert [choice.tokens for choice in end.choices] == [3, 2]
 
 
 def test_the_prompt_is_in_no_message(url: str, worker: FakeWorker) -> None:

@@ -13,6 +13,7 @@ from tests.integration.gateway.client import http
 from tests.integration.gateway.fake import EOS, FakeWorker
 from tests.support.processes import until
 from tests.support.sse import frames
+from wire.job import choice_seed
 
 
 def body(tokens: int = 3, inputs: str = "the cat", **parameters: Any) -> dict[str, Any]:
@@ -78,6 +79,32 @@ def test_generate_with_details(url: str, worker: FakeWorker) -> None:
     assert bare.status_code == 424, "no parameters at all is a request too"
 
 
+def test_the_best_of_two(url: str, worker: FakeWorker) -> None:
+    """The other one stands in the details; the headers count the one that was chosen, as TGI's do."""
+    asked = body(3, best_of=2, do_sample=True, return_full_text=True)
+    plain = http.post(url + "/generate", json=asked)
+    assert plain.json() == {"generated_text": "the catw0.0 w0.1 w0.2 "}
+    assert plain.headers["x-generated-tokens"] == "3" and plain.headers["x-prompt-tokens"] == "2"
+
+    answer = http.post(url + "/generate", json=body(3, best_of=2, do_sample=True, details=True))
+    details = answer.json()["details"]
+    (other,) = details.pop("best_of_sequences")
+    assert answer.headers["x-generated-tokens"] == "3"
+    assert answer.json()["generated_text"] == "w0.0 w0.1 w0.2 " and details["generated_tokens"] == 3
+    assert other == {
+        "generated_text": "w1.0 w1.1 ",
+        "finish_reason": "eos_token",
+        "generated_tokens": 2,
+        "seed": choice_seed(details["seed"], 1),
+        "prefill": [],
+        "tokens": [{"id": 2 + n, "text": f"w1.{n} ", "logprob": -0.5, "special": False} for n in range(2)],
+    }
+    assert [token["text"] for token in details["tokens"]] == ["w0.0 ", "w0.1 ", "w0.2 "]
+
+    alone = http.post(url + "/generate", json=body(3, best_of=2, n=1, do_sample=True, details=True)).json()
+    assert "best_of_sequences" not in alone["details"] and alone["details"]["generated_tokens"] == 3
+
+
 def test_the_end_of_sequence_token_is_shown_but_is_no_text(url: str, worker: FakeWorker) -> None:
     asked = body(50, details=True, min_new_tokens=2)
     answer = http.post(url + "/generate", json=asked).json()
@@ -121,6 +148,15 @@ def test_only_the_last_event_of_a_stopped_stream_has_the_text(url: str, worker: 
     assert got[-1]["details"]["finish_reason"] == "stop_sequence"
 
 
+def test_so_has_that_of_a_stream_stopped_by_a_token(url: str, worker: FakeWorker) -> None:
+    token = http.post(url + "/generate", json=body(5, details=True)).json()["details"]["tokens"][4]
+    got = events(
+        http.post(url + "/generate_stream", json=body(50, stop_token_ids=[token["id"]], details=True))
+    )
+    assert [event["generated_text"] for event in got] == [None] * 4 + ["w0 w1 w2 w3 w4 "]
+    assert got[-1]["details"]["finish_reason"] == "stop_sequence"
+
+
 @pytest.mark.parametrize("route", ["/generate", "/generate_stream"])
 def test_a_failed_generation(url: str, worker: FakeWorker, route: str) -> None:
     answer = http.post(url + route, json=body(inputs="fail now"))
@@ -138,6 +174,16 @@ def test_a_stream_reports_validation_errors_inside(url: str, worker: FakeWorker)
     assert answer.status_code == 422 and answer.json() == {"error": sentence, "error_type": "validation"}
     inside = http.post(url + "/generate_stream", json=bad)
     assert inside.status_code == 200 and events(inside) == [answer.json()]
+    several = body(best_of=2, do_sample=True)
+    (refused,) = events(http.post(url + "/generate_stream", json=several))
+    assert refused["error"].endswith("`best_of` != 1 is not supported when streaming tokens")
+
+
+@pytest.mark.parametrize("route", ["/generate", "/generate_stream"])
+def test_several_texts_are_refused_where_one_is_the_answer(url: str, worker: FakeWorker, route: str) -> None:
+    answer = http.post(url + route, json=body(n=2))
+    (error,) = events(answer) if route == "/generate_stream" else [answer.json()]
+    assert error["error"].endswith("use /jobs") and error["error_type"] == "validation"
 
 
 @pytest.mark.parametrize("route", ["/generate", "/generate_stream"])

@@ -6,11 +6,11 @@ import re
 from typing import Any
 
 from tests.integration.protocol.operation import ALL
-from tests.integration.protocol.reading import Reading
+from tests.integration.protocol.reading import Reading, begin, by_choice
 from tests.integration.protocol.world import Promise, World
 from wire.codec import decode_event
 from wire.commands import MAX_STALLS
-from wire.events import Resumed, Started, Token
+from wire.events import Cancelled, Done, Expired, Resumed, Started, Terminal, Token
 from wire.keys import DEAD, GATEWAYS, UNACKED_PREFIX, gone_key, unacked_key
 from wire.open import Suspect
 from wire.record import Record
@@ -37,8 +37,9 @@ class CheckedWorld(World):
         """A worker tells Celery what became of the job."""
         promise = next(p for p in self.promises if p.id == job_id)
         if isinstance(verdict, Completed):
-            text = "".join(map(chr, promise.text))
-            require(verdict.result.text == text, f"{job_id} said {verdict.result.text!r}, not {text!r}")
+            texts, result = ["".join(map(chr, text)) for text in promise.texts], verdict.result
+            told = [choice.text for choice in result.choices] or [result.text]
+            require(told == texts and result.text == texts[0], f"{job_id} said {told}, not {texts}")
         if self.calm and promise.accepted and not promise.unwanted:
             record = self.look([promise])[0][1]
             state = record.state if record else "unknown"
@@ -63,14 +64,14 @@ class CheckedWorld(World):
         for promise, (rows, record, ttls) in zip(self.promises, self.look(self.promises), strict=True):
             self._check_log(promise, rows, record)
             self._check_record(promise, record, ttls)
-            promise.reading.check(promise.text)
+            promise.reading.check(promise.texts)
         dead = {*self.server.redis.zrange(DEAD, 0, -1)}
         require(dead <= self.mortal, f"declared dead with a lease: {dead - self.mortal}")
         self._check_messages()
 
     def _check_log(self, promise: Promise, rows: list[Any], record: Record | None) -> None:
         attempt, end = 0, None
-        tokens: list[int] = []
+        tokens: list[Token] = []
         for id, (_, data) in rows:
             event = decode_event(data)
             major, minor = map(int, id.split(b"-"))
@@ -83,22 +84,21 @@ class CheckedWorld(World):
             elif isinstance(event, Token):
                 require(major == attempt, f"{promise.id}: attempt {major} appends within {attempt}")
                 require(event.seq == len(tokens) == minor - 1, f"{promise.id}: no gap, no duplicate: {event}")
-                tokens.append(event.id)
+                tokens.append(event)
             else:
                 require(event.seq == len(tokens) == minor - 1, f"{promise.id}: the end is next: {event}")
-                require(
-                    event.usage.completion_tokens == len(tokens), f"{promise.id}: {event} is counted once"
-                )
+                require(_counts(event, promise, len(tokens)), f"{promise.id}: {event} is counted once")
                 end = event
-        require(tokens == promise.text[: len(tokens)], f"{promise.id} has the one true text: {tokens}")
+        said = by_choice(tokens, len(promise.texts))
+        require(begin(said, promise.texts), f"{promise.id} has the one true text of each choice: {said}")
         if record and record.terminal:
             require(end is not None, f"{promise.id} is {record.state}, and its log has no end")
-            require(record.completion_tokens == len(tokens), f"{promise.id}: its tokens are counted once")
-            require(
-                record.state != "completed" or tokens == promise.text, f"{promise.id} is complete: {tokens}"
-            )
+            counted = end and end.usage.completion_tokens
+            require(record.completion_tokens == counted, f"{promise.id}: its tokens are counted once")
+            require(record.state != "completed" or said == promise.texts, f"{promise.id} is complete: {said}")
         else:
             require(end is None, f"{promise.id} has an end that its record does not know: {record}")
+            require(not (promise.several.ranked and tokens), f"{promise.id} tells of losers: {said}")
 
     def _check_record(self, promise: Promise, record: Record | None, ttls: list[int]) -> None:
         if record is None:
@@ -179,11 +179,13 @@ class CheckedWorld(World):
             return
         require(record.terminal, f"{promise.id} has not ended: {record}")
         self.read(promise)
-        promise.reading.check(promise.text, ended=True)
+        promise.reading.check(promise.texts, ended=True)
         late = Reading()
         late.catch_up(self.gateway_client(), promise.id)
-        late.check(promise.text, ended=True)
-        require(len(late.tokens) == record.completion_tokens, f"who comes late has all: {late.tokens}")
+        late.check(promise.texts, ended=True)
+        (rows, *_), *_ = self.look([promise])
+        logged = sum(isinstance(decode_event(data), Token) for _, (_, data) in rows)
+        require(len(late.tokens) == logged, f"who comes late has all: {late.tokens}")
 
     def _check_leftovers(self) -> None:
         keys = [key.decode() for key in self.server.redis.keys("*")]
@@ -192,3 +194,12 @@ class CheckedWorld(World):
         ]
         require(not left, f"these remain: {left}")
         assert unacked_key("") == UNACKED_PREFIX
+
+
+def _counts(end: Terminal, promise: Promise, logged: int) -> bool:
+    """Whether it counts the tokens that were made, once: those of losers, too, which no log has."""
+    counted = end.usage.completion_tokens
+    made = sum(map(len, promise.candidates))
+    if not promise.several.ranked or isinstance(end, Cancelled | Expired):
+        return counted == logged
+    return counted == made if isinstance(end, Done) else counted <= made

@@ -11,6 +11,8 @@ import pytest
 from gateway import durability
 from tests.support.mutants import broken
 from wire import commands, open, queue
+from worker import generation
+from worker.candidate import Candidate
 from worker.reconciler import Reconciler
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
@@ -58,6 +60,9 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a stop of what has ended": ledger_scripts("if TERMINAL[get('state')] or not due", "if not due"),
     "an end without an expiry": ledger_scripts("redis.call('PEXPIRE', KEYS[2], keep)", ""),
+    # Choices
+    "a choice that begins anew when it is resumed": attribute(Candidate, "replay", lambda self, token: None),
+    "the first are the best": attribute(generation, "likeliest", lambda candidates, count: candidates[:count]),
     # The reconciler
     "no reconciler": attribute(Reconciler, "turn", lambda self: 0),
     "a reconciler that does not look at queues": queue_script(

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from redis.exceptions import RedisError
 
 from tests.integration.protocol.server import Client
 from wire.events import Event, Resumed, Token
 from wire.ledger import read_many
 from wire.reader import NEED_LOG, Reader
+
+
+def by_choice(tokens: Iterable[Token], count: int) -> list[list[int]]:
+    """What each choice has said; an AssertionError if its tokens are not in order."""
+    said: list[list[int]] = [[] for _ in range(count)]
+    for token in tokens:
+        assert token.index == len(said[token.choice]), f"choice {token.choice} has no hole: {token}"
+        said[token.choice].append(token.id)
+    return said
+
+
+def begin(said: list[list[int]], texts: list[list[int]]) -> bool:
+    """Whether that is how those texts begin."""
+    return all(text[: len(each)] == each for each, text in zip(said, texts, strict=True))
 
 
 class Reading:
@@ -21,8 +37,8 @@ class Reading:
         """What was heard since the log is being read."""
 
     @property
-    def tokens(self) -> list[int]:
-        return [event.id for event in self.got if isinstance(event, Token)]
+    def tokens(self) -> list[Token]:
+        return [event for event in self.got if isinstance(event, Token)]
 
     def disconnected(self) -> None:
         """The next look begins a new connection, which knows only the last seq it was given."""
@@ -53,13 +69,13 @@ class Reading:
         for event in heard:
             self.hear(event)
 
-    def check(self, text: list[int], ended: bool = False) -> None:
-        """What was delivered is the beginning of the one true text, then at most one end."""
+    def check(self, texts: list[list[int]], ended: bool = False) -> None:
+        """What was delivered is the beginning of each choice's one true text, then at most one end."""
         news = [event for event in self.got if not isinstance(event, Resumed)]
-        tokens = [event for event in news if isinstance(event, Token)]
-        seqs = [event.seq for event in tokens]
+        seqs = [event.seq for event in self.tokens]
         assert seqs == list(range(len(seqs))), f"a reader sees every token once, in order: {seqs}"
-        assert self.tokens == text[: len(seqs)], f"a reader sees the one true text: {self.tokens}"
+        said = by_choice(self.tokens, len(texts))
+        assert begin(said, texts), f"a reader sees the one true text of each choice: {said}"
         assert all(isinstance(event, Token) for event in news[:-1]), f"the end is the last: {news}"
         # Not always the event: one whose seq is the last token's is taken for an end that was heard already.
         assert not ended or self._reader.ended, f"a reader hears the end: {news}"

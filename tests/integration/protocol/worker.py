@@ -50,9 +50,18 @@ READY = Ready(
 )  # fmt: skip
 
 
-def token_of(letter: int, position: int) -> int:
-    """The one true text of the job whose prompt is this letter."""
-    return ord("a") + (7 * letter + 5 * position) % 26
+STOP = "q"
+"""Ends the texts of jobs of several, which so are of different lengths."""
+
+
+def token_of(letter: int, seed: int, position: int) -> int:
+    """The one true text of the choice with this seed, of the job whose prompt is this letter."""
+    return ord("a") + (7 * letter + 11 * seed + 5 * position) % 26
+
+
+def logprob_of(token: int) -> float:
+    """The alphabet's first letters are the likeliest."""
+    return -token / 128
 
 
 @cache
@@ -71,13 +80,14 @@ class Engine:
         self.restarts = 0
         self.opened = -1
         """The start that its parent has been told of."""
-        self.sequences: dict[int, tuple[Admit, int]] = {}
-        """Number → what was admitted, tokens so far."""
+        self.sequences: dict[int, tuple[Admit, int, int]] = {}
+        """Number → how it was admitted, its seed, tokens so far."""
         self._happened: list[Happened] = []
 
     def send(self, frame: ToEngine) -> None:
         if isinstance(frame, Admit):
-            self.sequences[frame.seq] = frame, len(frame.output)
+            for seq, seed in ((frame.seq, frame.params.seed), *frame.siblings):
+                self.sequences[seq] = frame, seed, len(frame.output)
         elif isinstance(frame, Abort):
             self.sequences.pop(frame.seq, None)
 
@@ -88,9 +98,10 @@ class Engine:
     def step(self) -> None:
         """One token for each sequence."""
         outputs, left = [], []
-        for seq, (admit, count) in list(self.sequences.items()):
-            outputs.append(Output(seq, token_of(admit.prompt[-1], count), -0.5))
-            self.sequences[seq] = admit, count + 1
+        for seq, (admit, seed, count) in list(self.sequences.items()):
+            token = token_of(admit.prompt[-1], seed, count)
+            outputs.append(Output(seq, token, logprob_of(token)))
+            self.sequences[seq] = admit, seed, count + 1
             if count + 1 >= admit.params.max_new_tokens:
                 left.append(seq)
                 del self.sequences[seq]

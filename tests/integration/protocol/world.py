@@ -17,10 +17,20 @@ from gateway.errors import Unavailable
 from tests.integration.protocol.operation import ALL, Fate, Operation
 from tests.integration.protocol.reading import Reading
 from tests.integration.protocol.server import Client, Server
-from tests.integration.protocol.worker import LEASE, QUEUE, RESULT_TTL, Sender, Worker, put, token_of
+from tests.integration.protocol.worker import (
+    LEASE,
+    QUEUE,
+    RESULT_TTL,
+    STOP,
+    Sender,
+    Worker,
+    logprob_of,
+    put,
+    token_of,
+)
 from wire.commands import record_command
 from wire.errors import JobNotFound
-from wire.job import Job, SamplingParams
+from wire.job import Job, SamplingParams, choice_seed
 from wire.keys import GATEWAYS, LIVE, OPEN, UNACKED_PREFIX, job_key, log_key, queue_keys
 from wire.ledger import Ledger
 from wire.open import Gateways, Suspect, spread
@@ -29,6 +39,25 @@ from wire.queue import TaskQueue
 from wire.record import Record, parse_record
 from wire.resp import RespConnection
 from worker.assignment import Verdict
+
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Several:
+    """How many texts a job has."""
+
+    n: int = 1
+    best_of: int = 1
+
+    @property
+    def ranked(self) -> bool:
+        """Whether nothing is told before the end."""
+        return self.best_of > 1
+
+    @property
+    def candidates(self) -> int:
+        return max(self.n, self.best_of)
 
 
 @dataclass(eq=False)
@@ -39,7 +68,8 @@ class Promise:
     letter: int
     """Its prompt, which is one letter."""
     length: int
-    """Tokens of its text."""
+    """Tokens of a text, at most."""
+    several: Several = Several()
     gateway: str = ""
     plain: bool = False
     """Its producer knows only Celery: a message is all there is before it is claimed."""
@@ -65,8 +95,25 @@ class Promise:
     reading: Reading = field(default_factory=Reading)
 
     @property
-    def text(self) -> list[int]:
-        return [token_of(self.letter, position) for position in range(self.length)]
+    def candidates(self) -> list[list[int]]:
+        """All its texts."""
+        return [self._text(choice_seed(SEED, number)) for number in range(self.several.candidates)]
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """Those that its client gets, in order."""
+        texts = self.candidates
+        if self.several.ranked:
+            texts.sort(key=lambda text: -sum(map(logprob_of, text)) / len(text))
+        return texts[: self.several.n]
+
+    @property
+    def stop(self) -> list[str]:
+        return [STOP] if self.several.candidates > 1 else []
+
+    def _text(self, seed: int) -> list[int]:
+        text = [token_of(self.letter, seed, position) for position in range(self.length)]
+        return text[: text.index(ord(STOP)) + 1] if self.stop and ord(STOP) in text else text
 
 
 class World(ABC):
@@ -128,17 +175,30 @@ class World(ABC):
             promise.busy -= 1
 
     def promise(
-        self, length: int, *, bound: bool = False, strict: bool = False, plain: bool = False
+        self,
+        length: int,
+        several: Several = Several(),
+        *,
+        bound: bool = False,
+        strict: bool = False,
+        plain: bool = False,
     ) -> Promise:
         number = len(self.promises)
         gateway = f"gateway{self._gateway}" if bound else ""
-        made = Promise(f"job{number}", ord("A") + number, length, gateway, plain, strict)
+        made = Promise(f"job{number}", ord("A") + number, length, several, gateway, plain, strict)
         self.promises.append(made)
         return made
 
     def submit(self, promise: Promise, tokenised: bool) -> None:
         """What a gateway does before it says 202: the real admission, sending in Celery's place."""
-        params = SamplingParams(max_new_tokens=promise.length, seed=1)
+        several = promise.several
+        params = SamplingParams(
+            max_new_tokens=promise.length,
+            seed=SEED,
+            n=several.n,
+            best_of=several.best_of,
+            stop=tuple(promise.stop),
+        )
         prompt: dict[str, Any] = {"ids": (promise.letter,)} if tokenised else {"inputs": chr(promise.letter)}
         job = Job(id=promise.id, model="m", params=params, gateway=promise.gateway, **prompt)
         config = Config(durability="strict" if promise.strict else "relaxed", durability_replicas=1)
@@ -157,7 +217,13 @@ class World(ABC):
     def produce(self, promise: Promise) -> None:
         """A plain Celery producer: its message is all there is."""
         epoch = self.server.epoch
-        request = {"inputs": chr(promise.letter), "parameters": {"max_new_tokens": promise.length, "seed": 1}}
+        wanted = {
+            "max_new_tokens": promise.length,
+            "seed": SEED,
+            "n": promise.several.n,
+            "stop": promise.stop,
+        }
+        request = {"inputs": chr(promise.letter), "parameters": wanted}
         try:
             put(TaskQueue(self.gateway_client(), QUEUE), promise.id, request)
         except RedisError:

@@ -50,7 +50,7 @@ class Desk:
     def say(self, assignment: Assignment, text: str) -> None:
         assert assignment.generation
         for id in text.encode():
-            assignment.generation.push(id, -0.5)
+            assignment.generation.push(0, id, -0.5)
 
     def log(self, assignment: Assignment) -> str:
         events = [e for e in self.ledger.read(assignment.job_id) if not isinstance(e, Started | Resumed)]

@@ -75,6 +75,26 @@ def test_a_stop_string_ends_the_text_wherever_the_tokens_cut_it(office: Office) 
         assert events[-1].usage.completion_tokens == sum(isinstance(event, Token) for event in events)
 
 
+def test_a_stop_token_ends_engine_and_text_alike(office: Office) -> None:
+    whole = scripted("Hello", 60)
+    stop: dict[str, Any] = {"stop_token_ids": (ord(whole[20]),), "ignore_eos": True}
+    kept, cut = (
+        office.stream(office.submit("Hello", 60, include_stop=kept, **stop)) for kept in (True, False)
+    )
+    end = whole.index(whole[20])
+    assert (text_of(kept), text_of(cut)) == (whole[: end + 1], whole[:end])
+    for events in (kept, cut):
+        assert isinstance(events[-1], Done)
+        assert events[-1].finish_reason == "stop_sequence"
+        assert events[-1].usage.completion_tokens == sum(isinstance(event, Token) for event in events)
+
+
+def test_a_stop_token_that_the_model_does_not_have_is_answered(office: Office) -> None:
+    (failed,) = office.stream(office.submit("Hello", 9, stop_token_ids=(10**6,)))
+    assert isinstance(failed, Failed)
+    assert failed.error_type == "validation" and "token ids must lie in [0, 260)" in failed.error
+
+
 @pytest.mark.parametrize(
     ("kwargs", "words"),
     [

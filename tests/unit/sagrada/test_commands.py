@@ -15,6 +15,14 @@ from tests.unit.sagrada.stub import Answer, Request, done, gateway, job, sse, to
 
 FAILED = {"type": "failed", "seq": 1, "error": "the step raised", "error_type": "generation", "usage": {}}
 
+SEVERAL = {
+    "text": "Once", "finish_reason": "length", "seed": 0,
+    "choices": [
+        {"text": text, "finish_reason": "length", "seed": seed, "tokens": 1}
+        for seed, text in enumerate(("Once", "Twice"))
+    ],
+}  # fmt: skip
+
 
 def sagrada(*args: str, **options: Any) -> Result:
     return CliRunner().invoke(main, args, **options)
@@ -106,6 +114,7 @@ def test_refusals_have_a_sentence_and_a_code(answer: Answer, code: int) -> None:
         ),
         (job("in_progress"), "in_progress\n", 0),
         (job("completed", result={"text": "Once", "finish_reason": "length", "seed": 0}), "Once\n", 0),
+        (job("completed", result=SEVERAL), "Once\n\nTwice\n", 0),
         (
             job("failed", error={"message": "out of memory", "type": "generation"}),
             "failed: out of memory\n",
@@ -132,6 +141,15 @@ def test_stream_as_json_lines() -> None:
     assert ran.exit_code == 0
     assert [json.loads(line)["type"] for line in ran.stdout.splitlines()] == ["token", "done"]
     assert stub.requests[0].headers["last-event-id"] == "3"
+
+
+def test_several_texts_are_not_mixed() -> None:
+    tokens = [token(seq) | {"choice": seq % 2} for seq in range(4)]
+    with gateway(lambda request: Answer(text=sse(*tokens, done(4)))) as stub:
+        ran = sagrada("stream", "j1", "--url", stub.url)
+        sagrada("submit", "Hello", "--n", "2", "--url", stub.url)
+    assert (ran.exit_code, ran.stdout) == (0, "t0 t2 \n\nt1 t3 \n")
+    assert stub.requests[-1].body["parameters"] == {"n": 2}
 
 
 def test_stream_of_what_was_seen_is_no_error() -> None:

@@ -129,9 +129,6 @@ def test_what_json_cannot_say_and_msgpack_can_is_refused(name: str, value: float
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"grammar": {"type": "regex", "value": "a"}},
-        {"best_of": 2, "do_sample": True},
-        {"watermark": True},
         {"top_n_tokens": 1},
         {"decoder_input_details": True},
         {"adapter_id": "x"},
@@ -139,6 +136,13 @@ def test_what_json_cannot_say_and_msgpack_can_is_refused(name: str, value: float
 )
 def test_what_is_not_served_yet_is_refused_not_ignored(parameters: dict[str, Any]) -> None:
     assert refusal(request(**parameters)) == f"`{next(iter(parameters))}` is not supported yet: leave it out"
+
+
+def test_a_watermark_is_refused_where_there_is_none() -> None:
+    assert "WATERMARK_GAMMA" in refusal(request(watermark=True))
+    marking = RequestLimits(max_input_tokens=100, max_total_tokens=200, watermark=True)
+    assert job_of(request(watermark=True), marking).params.watermark
+    assert not job_of(request(), marking).params.watermark
 
 
 def test_neutral_values_of_what_is_not_served_are_fine() -> None:
@@ -158,6 +162,7 @@ def test_neutral_values_of_what_is_not_served_are_fine() -> None:
         ({"parameters": {"min_new_tokens": 2, "max_new_tokens": 1}}, "min_new_tokens"),
         ({"parameters": {"stop": [""]}}, "stop"),
         ({"parameters": {"stop": ["x" * 1025]}}, "stop"),
+        ({"parameters": {"stop_token_ids": list(range(129))}}, "stop_token_ids"),
         ({"parameters": {"seed": 2**64}}, "seed"),
         ({"parameters": {"seed": 10**30}}, "seed"),
     ],
@@ -198,16 +203,35 @@ def test_every_parameter_arrives() -> None:
         "presence_penalty": 2.0,
         "stop": ["x", "y"],
         "ignore_eos": True,
+        "stop_token_ids": [7, 3, 7],
+        "include_stop": False,
         "min_new_tokens": 5,
+        "n": 3,
+        "watermark": True,
     }
-    params = msgspec.structs.asdict(resolve(request(**given), LIMITS))
+    limits = RequestLimits(max_input_tokens=100, max_total_tokens=200, watermark=True)
+    params = msgspec.structs.asdict(resolve(request(**given), limits))
     assert params == {
         **given,
         "stop": ("x", "y"),
-        "include_stop": True,
+        "stop_token_ids": (7, 3),
         "logit_bias": (),
         "top_n": 0,
+        "best_of": 1,
+        "grammar": None,
     }
+
+
+def test_of_the_best_the_others_are_there_if_details_are() -> None:
+    for details, n in ((False, 1), (True, 2)):
+        params = resolve(request(best_of=2, do_sample=True, details=details), LIMITS)
+        assert (params.n, params.best_of, params.candidates) == (n, 2, 2)
+
+
+def test_openais_routes_may_take_more_stop_strings() -> None:
+    openai = RequestLimits(max_input_tokens=100, max_total_tokens=200, max_stop_sequences=16)
+    assert len(job_of(request(stop=list("abcdefghijklmnop")), openai).params.stop) == 16
+    assert "up to 16" in refusal(request(stop=list("abcdefghijklmnopq")), limits=openai)
 
 
 def test_a_seed_is_drawn_where_none_is_given() -> None:
@@ -305,6 +329,8 @@ class TestBody:
             b'{"inputs":"a","parameters":{"max_new_tokens":4294967296}}',
             b'{"inputs":"a","parameters":{"seed":-1}}',
             b'{"inputs":"a","parameters":{"stop":"x"}}',
+            b'{"inputs":"a","parameters":{"stop_token_ids":7}}',
+            b'{"inputs":"a","parameters":{"stop_token_ids":[-1]}}',
             b'{"inputs":"a","priority":"high"}',
         ],
     )

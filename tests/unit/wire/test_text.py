@@ -113,23 +113,27 @@ def test_unknown_ids_have_no_text() -> None:
 
 @given(
     text=st.text("ab<|>", max_size=30),
-    stops=st.lists(st.text("ab<|>", min_size=1, max_size=4), max_size=4),
+    stops=st.lists(st.text("ab<|>", min_size=1, max_size=4), max_size=16),
     include=st.booleans(),
     cuts=st.lists(st.integers(0, 30), max_size=12),
+    passed=st.integers(0, 6),
 )
 @settings(max_examples=200, deadline=None)
 def test_stop_strings_are_found_however_the_text_is_cut(
-    text: str, stops: list[str], include: bool, cuts: list[int]
+    text: str, stops: list[str], include: bool, cuts: list[int], passed: int
 ) -> None:
+    """However many pieces come before the one that may end it: stop strings that end in those are passed over."""
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     matcher, shown, stopped = StopMatcher(stops, include), "", False
-    for start, end in pairwise(edges):
-        released, stopped = matcher.feed(text[start:end])
+    for number, (start, end) in enumerate(pairwise(edges)):
+        released, stopped = matcher.feed(text[start:end], may_end=number >= passed)
         shown += released
         if stopped:
             break
     shown += matcher.flush()
-    ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
+    least = edges[min(passed, len(edges) - 1)]
+    at = [(text.find(stop, max(0, least + 1 - len(stop))), stop) for stop in stops]
+    ends = [(start + len(stop), start) for start, stop in at if start >= 0]
     assert stopped == bool(ends)
     end, start = min(ends, default=(len(text), len(text)))
     assert shown == text[: end if include else start]
@@ -158,6 +162,70 @@ def test_ends_by_length_before_end_of_sequence_before_stop_string() -> None:
     assert _stream().push(EOS) == ("", True, "eos_token")
     assert _stream(stop=("a",)).push(_ids("a")[0]) == ("a", False, "stop_sequence")
     assert _stream(ignore_eos=True).push(EOS) == ("", True, None)
+    assert _stream(stop_token_ids=(EOS,)).push(EOS).finish == "eos_token"
+    assert _stream(stop_token_ids=(EOS,), ignore_eos=True).push(EOS) == ("", True, "stop_sequence")
+    assert _stream(stop_token_ids=_ids("a"), max_new_tokens=1).push(_ids("a")[0]).finish == "length"
+
+
+@pytest.mark.parametrize(("include", "text"), [(True, "bye <en!"), (False, "bye <en")])
+def test_a_stop_token_ends_the_text_and_is_its_end_if_that_is_wanted(include: bool, text: str) -> None:
+    stream = _stream(stop=("<end>",), stop_token_ids=_ids("!"), include_stop=include)
+    pieces = [stream.push(id) for id in _ids("bye <en!")]
+    assert (stream.text, pieces[-1].finish) == (text, "stop_sequence")
+    assert not any(piece.finish for piece in pieces[:-1])
+
+
+def test_a_stop_token_within_a_character_leaves_no_half_of_it() -> None:
+    first, second = _ids("é")
+    for include, text in ((True, "\ufffd"), (False, "")):
+        stream = _stream(stop_token_ids=(first,), include_stop=include)
+        assert stream.push(first) == (text, False, "stop_sequence")
+    stream = _stream(stop_token_ids=(second,), include_stop=False)
+    assert [stream.push(id) for id in (first, second)][-1] == ("\ufffd", False, "stop_sequence")
+
+
+def test_so_many_tokens_come_before_the_one_that_may_end_it() -> None:
+    ids = _ids("a-a-a-a")
+    assert len(ids) == 7
+    for least in range(7):
+        stream = _stream(stop=("a",), min_new_tokens=least)
+        stream.replay(ids)
+        assert (stream.count, stream.finish) == (least + 1 + least % 2, "stop_sequence")
+
+
+@each_tokenizer
+@given(
+    text=st.text("ab éï👩日", max_size=12),
+    stops=st.lists(st.text("ab éï👩日", min_size=1, max_size=3), max_size=16),
+    include=st.booleans(),
+    resumed=st.integers(0, 12),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_stop_is_found_with_the_token_that_completes_it_and_from_any_resume_point(
+    name: str, text: str, stops: list[str], include: bool, resumed: int
+) -> None:
+    """Inside characters of several tokens, too: until a character is whole, it is no text."""
+    tokenizer = TOKENIZERS[name]
+    prompt, ids = tokenizer.encode("a:"), tokenizer.encode("a:" + text)
+    ids = ids[len(prompt) :]
+    before = len(tokenizer.decode(prompt))
+    texts = [tokenizer.decode([*prompt, *ids[:count]])[before:] for count in range(len(ids) + 1)]
+    wholes = [each.rstrip("\ufffd") for each in texts]
+    ends = [count for count, each in enumerate(wholes) if any(stop in each for stop in stops)]
+    params = SamplingParams(max_new_tokens=99, seed=0, stop=tuple(stops), include_stop=include)
+    first = TextStream(tokenizer, prompt, params, {EOS})
+    at = first.replay(ids[:resumed]) and first.count
+    stream = TextStream(tokenizer, prompt, params, {EOS})
+    stream.replay(ids[:resumed])
+    for id in ids[resumed:] if stream.finish is None else ():
+        if stream.push(id).finish:
+            break
+    assert (stream.finish, stream.count) == (("stop_sequence", ends[0]) if ends else (None, len(ids)))
+    assert at is None or at == ends[0]
+    if ends:
+        whole = wholes[ends[0]]
+        end, start = min((whole.find(stop) + len(stop), whole.find(stop)) for stop in stops if stop in whole)
+        assert stream.text == whole[: end if include else start]
 
 
 def test_what_was_held_is_released_at_the_end() -> None:

@@ -35,6 +35,11 @@ def test_an_option_wins_over_its_variable_and_an_empty_one_counts_as_absent() ->
         ("MAX_INPUT_TOKENS", "4096"),
         ("NUM_SHARD", "0"),
         ("NUM_SHARD", "2"),
+        ("WATERMARK_GAMMA", "1"),
+        ("WATERMARK_GAMMA", "half"),
+        ("WATERMARK_DELTA", "0"),
+        ("WATERMARK_DELTA", "nan"),
+        ("WATERMARK_DELTA", "3"),  # and no gamma
     ],
 )
 def test_an_error_names_the_variable(variable: str, text: str) -> None:

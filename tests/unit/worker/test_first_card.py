@@ -16,6 +16,7 @@ from worker.seat import Seat
 FINDINGS = [ok("driver", "There is one.")]
 
 
+@pytest.mark.full
 def test_they_pass_on_the_host_in_their_order(capfd: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []
     few = ["card", "kernels", "replay", "fetch", "decode", "sealed", "again"]

@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+
 from wire.codec import decode_event
 from wire.events import Done, Failed, Token
 from wire.job import Job, SamplingParams
@@ -37,7 +39,7 @@ def events(made: Generation) -> list[Token]:
 def test_tokens_become_numbered_events_and_then_the_end() -> None:
     made = generation()
     for id in b"hallo!":
-        made.push(id, -0.5)
+        made.push(0, id, -0.5)
     assert [(event.seq, event.index, event.text) for event in events(made)] == [
         (0, 0, "h"), (1, 1, "a"), (2, 2, "l"), (3, 3, "l"), (4, 4, "o"),
     ]  # fmt: skip
@@ -51,15 +53,15 @@ def test_tokens_become_numbered_events_and_then_the_end() -> None:
 def test_what_the_engine_ran_ahead_of_the_end_is_dropped() -> None:
     made = generation(stop=("l",))
     for id in b"hallo":
-        made.push(id, 0.0)
+        made.push(0, id, 0.0)
     assert len(made.entries) == 3
     assert made.usage.completion_tokens == 3
 
 
 def test_unsent_is_what_the_log_does_not_hold() -> None:
     made = generation()
-    made.push(104, 0.0)
-    made.push(105, 0.0)
+    made.push(0, 104, 0.0)
+    made.push(0, 105, 0.0)
     assert [entry.seq for entry in made.unsent] == [0, 1]
     made.sent = 1
     assert [entry.seq for entry in made.unsent] == [1]
@@ -68,11 +70,11 @@ def test_unsent_is_what_the_log_does_not_hold() -> None:
 def test_a_resumed_job_goes_on_where_it_stood() -> None:
     first = generation()
     for id in b"hal":
-        first.push(id, -0.5)
+        first.push(0, id, -0.5)
     second = generation(tuple(events(first)))
-    assert (second.ids, second.unsent) == (list(b"hal"), [])
+    assert (second.candidates[0].ids, second.unsent) == (list(b"hal"), [])
     for id in b"lo":
-        second.push(id, -0.5)
+        second.push(0, id, -0.5)
     assert [event.seq for event in events(second)] == [0, 1, 2, 3, 4]
     assert second.result
     assert second.result.text == "hallo"
@@ -81,17 +83,39 @@ def test_a_resumed_job_goes_on_where_it_stood() -> None:
 def test_a_job_that_was_complete_ends_at_once() -> None:
     first = generation()
     for id in (104, EOS):
-        first.push(id, -0.5)
+        first.push(0, id, -0.5)
     again = generation(tuple(events(first)))
     assert isinstance(again.end, Done)
     assert (again.end.finish_reason, again.unsent) == ("eos_token", [])
 
 
+@pytest.mark.parametrize(
+    ("stops", "text"),
+    [
+        ({"stop": ("al",)}, "hal"),
+        ({"stop": ("al",), "include_stop": False}, "h"),
+        ({"stop_token_ids": (ord("l"),)}, "hal"),
+        ({"stop_token_ids": (ord("l"),), "include_stop": False}, "ha"),
+    ],
+)
+def test_a_stop_exactly_at_the_resume_point_ends_at_once(stops: dict[str, Any], text: str) -> None:
+    first = generation(**stops)
+    for id in b"hallo":
+        first.push(0, id, -0.5)
+    assert len(first.entries) == 3
+    again = generation(tuple(events(first)), **stops)
+    assert again.end == first.end and again.result and again.result.text == text
+    one_less = generation(tuple(events(first)[:-1]), **stops)
+    assert one_less.end is None
+    one_less.push(0, ord("l"), -0.5)
+    assert (one_less.end, one_less.unsent) == (first.end, first.entries[-1:])
+
+
 def test_the_first_end_stands() -> None:
     made = generation()
-    made.push(104, 0.0)
+    made.push(0, 104, 0.0)
     made.fail("broken")
     made.fail("again")
-    made.push(105, 0.0)
+    made.push(0, 105, 0.0)
     assert made.end == Failed(seq=1, error="broken", usage=made.usage)
     assert made.result is None

@@ -98,6 +98,11 @@ class Clerk:
         return [None for _ in commands]
 
 
+def number(assignment: Assignment) -> int:
+    """Of its one sequence in the engine; 0: it is not there."""
+    return next(iter(assignment.numbers), 0)
+
+
 class Bench:
     """Jobs, and all that they say."""
 
@@ -124,8 +129,8 @@ class Bench:
         return assignment
 
     def step(self, *assignments: Assignment, text: str = "x", left: bool = False) -> None:
-        outputs = [Output(a.number, ord(text), -0.5) for a in assignments]
-        gone = [a.number for a in assignments] if left else []
+        outputs = [Output(number(a), ord(text), -0.5) for a in assignments]
+        gone = [number(a) for a in assignments] if left else []
         self.jobs.stepped(
             Stepped(outputs=outputs, left=gone, free_slots=1, free_blocks=1, steps=1, compilations=0)
         )
@@ -148,7 +153,7 @@ def test_what_comes_before_the_engine_is_ready_waits_for_it() -> None:
     assert bench.clerk.claims == []
     bench.open()
     bench.jobs.settle_accounts()
-    assert (bench.clerk.claims, early.number) == ([["a"]], 1)
+    assert (bench.clerk.claims, number(early)) == ([["a"]], 1)
 
 
 def test_a_job_runs_to_its_end(bench: Bench) -> None:
@@ -165,9 +170,9 @@ def test_a_job_runs_to_its_end(bench: Bench) -> None:
 def test_a_stop_string_takes_the_sequence_out_of_the_engine(bench: Bench) -> None:
     bench.clerk.answers["a"] = Claimed(job("a", stop=("y",)), 1, 0, "c", ())
     assignment = bench.take("a")
-    number, before = assignment.number, bench.room
+    inside, before = number(assignment), bench.room
     bench.step(assignment, text="y")
-    assert bench.sent[-1] == Abort(seq=number)
+    assert bench.sent[-1] == Abort(seq=inside)
     assert bench.room == before + 1
     assert isinstance(bench.verdicts["a"], Completed)
 
@@ -220,7 +225,7 @@ def test_an_engine_s_death_returns_its_jobs_as_suspects(bench: Bench) -> None:
 def test_what_was_not_in_the_engine_when_it_died_is_returned_without_blame(bench: Bench) -> None:
     bench.clerk.answers = {id: Claimed(job(id), 2, 0, "d", (), suspect=True) for id in "ab"}
     tried, parked = bench.take("a"), bench.take("b")
-    assert (tried.number > 0, parked.number) == (True, 0)
+    assert (number(tried) > 0, number(parked)) == (True, 0)
     bench.jobs.engine_died()
     bench.clerk.told.clear()
     late = bench.take("c")
@@ -246,27 +251,27 @@ def test_a_suspect_that_is_cancelled_while_it_waits_is_never_tried(bench: Bench)
     bench.jobs.settle_accounts()
     bench.step(tried)
     bench.step(tried)
-    assert (parked in bench.jobs.roster.held, parked.number) == (True, 0), "who has it now is not known yet"
+    assert (parked in bench.jobs.roster.held, number(parked)) == (True, 0), "who has it now is not known yet"
 
 
 def test_suspects_that_must_enter_one_by_one_each_after_the_other_s_first_token(bench: Bench) -> None:
     bench.clerk.answers = {id: Claimed(job(id), 2, 0, "d", (), suspect=True, alone=True) for id in "abc"}
     suspects = [bench.take(id) for id in "abc"]
     healthy = bench.take("d")
-    assert [a.number > 0 for a in (*suspects, healthy)] == [True, False, False, True]
+    assert [number(a) > 0 for a in (*suspects, healthy)] == [True, False, False, True]
     bench.step(healthy)
-    assert suspects[1].number == 0
+    assert number(suspects[1]) == 0
     bench.step(suspects[0])
-    assert suspects[1].number > 0 and suspects[2].number == 0
-    bench.jobs.failed(SequenceFailed(seq=suspects[1].number, error="the step failed"))
+    assert number(suspects[1]) > 0 and number(suspects[2]) == 0
+    bench.jobs.failed(SequenceFailed(seq=number(suspects[1]), error="the step failed"))
     bench.jobs.settle_accounts()
-    assert suspects[2].number > 0
+    assert number(suspects[2]) > 0
     assert bench.jobs.counters["resumed"] == 3
 
 
 def test_a_failed_sequence_fails_its_job(bench: Bench) -> None:
     assignment = bench.take("a")
-    bench.jobs.failed(SequenceFailed(seq=assignment.number, error="the step failed"))
+    bench.jobs.failed(SequenceFailed(seq=number(assignment), error="the step failed"))
     bench.jobs.settle_accounts()
     verdict = bench.verdicts["a"]
     assert isinstance(verdict, Broken)
@@ -297,10 +302,10 @@ def test_an_unknown_job_and_a_poisonous_one_fail(bench: Bench) -> None:
 
 def test_a_fenced_job_is_acked_only_when_somebody_answers_for_it(bench: Bench) -> None:
     assignment = bench.take("a")
-    number = assignment.number
+    inside = number(assignment)
     bench.clerk.fates["a"], bench.clerk.records_of["a"] = Fate.FENCED, RECORD
     bench.step(assignment)
-    assert bench.sent[-1] == Abort(seq=number)
+    assert bench.sent[-1] == Abort(seq=inside)
     assert bench.verdicts == {}
     bench.clerk.alive = True
     bench.jobs.tick(0)
@@ -336,5 +341,5 @@ def test_handing_over_gives_everything_back(bench: Bench, away: bool) -> None:
     bench.jobs.hand_over()
     assert isinstance(bench.verdicts["a"], Left if away else Returned)
     assert isinstance(bench.verdicts["b"], Left if away else Completed)
-    assert running.number == 0
+    assert number(running) == 0
     assert not bench.jobs.roster.in_engine

@@ -7,7 +7,13 @@ from worker.launcher import child_environment
 from worker.options import Options, arguments, parse
 
 SPEC = LoadSpec(
-    model_id="org/model name", revision="main", dtype="float64", slots=7, offline=True, cache_dir="/a b"
+    model_id="org/model name",
+    revision="main",
+    dtype="float64",
+    slots=7,
+    offline=True,
+    cache_dir="/a b",
+    watermark_gamma=0.25,
 )
 
 

@@ -106,6 +106,21 @@ def test_ignore_eos_goes_on_to_the_length() -> None:
     assert lab.given[0][4] == EOS
 
 
+def test_a_stop_token_ends_its_own_sequence_whatever_it_does_about_the_end() -> None:
+    whole = expected(sequence(0, prompt(9), 20), 20)
+    stop = Sampling(stop_token_ids=(999, whole[6]))
+    at = whole.index(whole[6]) + 1
+    lab = Lab(depth=2)
+    lab.admit(
+        sequence(0, prompt(9), 20, sampling=stop, ignore_eos=True),
+        sequence(1, prompt(9), 20),
+        sequence(2, prompt(9), at, sampling=stop),
+    )
+    lab.drain()
+    assert lab.given == {0: whole[:at], 1: whole, 2: whole[:at]}
+    assert sorted(lab.left) == [0, 1, 2]
+
+
 def test_a_resumed_sequence_continues_where_the_log_ends() -> None:
     seeded = Sampling(do_sample=True, seed=7)
     whole = expected(sequence(0, prompt(9), 20, sampling=seeded), 20)
@@ -473,13 +488,20 @@ class Chaos(RuleBasedStateMachine):
         done=st.integers(0, 5),
         poison=st.integers(0, 9),
         scored=st.booleans(),
+        choices=st.sampled_from([1, 1, 2, 4]),
     )
-    def admit(self, length: int, alike: int, count: int, done: int, poison: int, scored: bool) -> None:
+    def admit(
+        self, length: int, alike: int, count: int, done: int, poison: int, scored: bool, choices: int
+    ) -> None:
         words = list(b"!raise@2") if poison == 0 else prompt(length, alike)
-        fresh = sequence(len(self.all), words, count, prompt_logprobs=scored)
-        fresh.output += expected(fresh, min(done, count - 1))
-        self.lab.admit(fresh)
-        self.all.append(fresh)
+        group = len(self.all) + 1 if choices > 1 else 0
+        for choice in range(choices):
+            sampling = Sampling(seed=10 * group + choice, do_sample=True)
+            fresh = sequence(len(self.all), words, count, sampling=sampling, group=group)
+            fresh.prompt_logprobs = scored and not choice
+            fresh.output += expected(fresh, min(done, count - 1) if choice % 2 == 0 else 0)
+            self.lab.admit(fresh)
+            self.all.append(fresh)
 
     @rule(count=st.integers(1, 12))
     def step(self, count: int) -> None:
