@@ -10,8 +10,7 @@ from wire.job import Job, Result
 
 WIRE_VERSION = 2
 """The newest that is read. What is written is marked with the oldest version whose readers understand it: new fields
-that an older one may ignore raise nothing, and a job of one choice without a grammar is still of
-version 1."""
+that an older one may ignore raise nothing, and a job that asks for nothing new is still of version 1."""
 
 
 class _Versioned(msgspec.Struct, frozen=True):
@@ -33,7 +32,9 @@ def encode_job(job: Job) -> bytes:
 
 def version_of(job: Job) -> int:
     """The oldest wire version whose readers would not misread the job."""
-    return 2 if job.params.grammar or job.params.candidates > 1 else 1
+    params = job.params
+    new = params.grammar or params.candidates > 1 or params.stop_token_ids or params.watermark
+    return 2 if new else 1
 
 
 def decode_job(data: bytes) -> Job:

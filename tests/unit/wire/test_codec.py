@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
 import msgspec
 import pytest
@@ -14,9 +16,11 @@ from wire.codec import (
     encode_event,
     encode_job,
     encode_result,
+    version_of,
 )
 from wire.errors import NewerWireVersion
 from wire.events import STATE_OF, Cancelled, Done, Event, Expired, Failed, Resumed, Started, Token
+from wire.grammar import JsonObject
 from wire.job import TERMINAL, Job, Result, SamplingParams, Usage
 
 PARAMS = SamplingParams(
@@ -38,6 +42,16 @@ EVENTS: list[Event] = [
 
 def test_a_job_survives_the_journey() -> None:
     assert decode_job(encode_job(JOB)) == JOB
+
+
+@pytest.mark.parametrize(
+    "new",
+    [{"grammar": JsonObject()}, {"n": 2}, {"best_of": 2}, {"stop_token_ids": (7,)}, {"watermark": True}],
+)
+def test_what_an_older_worker_would_ignore_is_left_for_a_newer_one(new: dict[str, Any]) -> None:
+    job = msgspec.structs.replace(JOB, params=msgspec.structs.replace(PARAMS, **new))
+    assert (version_of(JOB), version_of(job)) == (1, 2)
+    assert msgpack.unpackb(encode_job(job))["v"] == 2 and decode_job(encode_job(job)) == job
 
 
 def test_a_newer_job_is_left_alone_even_if_its_parts_are_unknown() -> None:
