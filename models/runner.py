@@ -204,8 +204,9 @@ class PagedRunner:
     def _run_samplers(self, bucket: Bucket) -> None:
         """Run the samplers of all levels on the logits of a batch; built, if they are not there."""
         batch, logits = bucket.batch, self._logits[bucket.batch]
+        wishes = self._wishes.inputs((), batch)
         for level in self._levels:
-            inputs = self._wishes.inputs((), batch) | self._mask(level, None, batch)
+            inputs = wishes | self._mask(level, None, batch)
             if (batch, level) not in self._samplers:
                 fixed = self._on_device(inputs) | {"logits": torch.zeros_like(logits)}
                 self._samplers.build((batch, level), self._parts.sampler.planned(level), fixed)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from wire.stop import beginning
 from wire.tools import NAME, Format
 
 
@@ -80,13 +81,13 @@ class CallReader:
             return pieces
         if not self._row.anywhere:
             return None if lead.startswith(self._buffer) else self._over()
-        return self._say(len(self._buffer) - _beginning(self._buffer, lead)) or None
+        return self._say(len(self._buffer) - beginning(self._buffer, lead)) or None
 
     def _name(self) -> list[Piece] | None:
         middle = self._row.middle
         name, found, rest = self._buffer.partition(middle)
         if not found:
-            name = name[: len(name) - _beginning(name, middle)]
+            name = name[: len(name) - beginning(name, middle)]
             return None if not name or NAME.fullmatch(name) else self._over(self._opened)
         if not NAME.fullmatch(name):
             return self._over(self._opened)
@@ -143,8 +144,3 @@ class CallReader:
     def _argue(self, count: int) -> list[Piece]:
         argued, self._buffer = self._buffer[:count], self._buffer[count:]
         return [Argued(self._index, argued)] if argued else []
-
-
-def _beginning(text: str, of: str) -> int:
-    """Length of the longest suffix of the text that begins `of`."""
-    return next((n for n in range(min(len(of) - 1, len(text)), 0, -1) if of.startswith(text[-n:])), 0)

@@ -35,7 +35,8 @@ class StopMatcher:
             start, end = match
             self._seen, self._held = "", 0
             return buffer[shown : end if self._include else start], True
-        self._held = 0 if self._include else self._beginning(buffer)
+        held = (beginning(buffer, stop) for stop in self._stops)
+        self._held = 0 if self._include else max(held)
         self._seen = buffer[max(0, len(buffer) - self._memory) :]
         return buffer[shown : len(buffer) - self._held], False
 
@@ -56,10 +57,7 @@ class StopMatcher:
         end, start = min(found)
         return start, end
 
-    def _beginning(self, buffer: str) -> int:
-        """Length of the longest suffix that begins a stop string."""
-        for length in range(min(self._memory, len(buffer)), 0, -1):
-            suffix = buffer[-length:]
-            if any(len(stop) > length and stop.startswith(suffix) for stop in self._stops):
-                return length
-        return 0
+
+def beginning(text: str, of: str) -> int:
+    """Length of the longest suffix of the text that begins `of`, and is not all of it."""
+    return next((n for n in range(min(len(of) - 1, len(text)), 0, -1) if of.startswith(text[-n:])), 0)

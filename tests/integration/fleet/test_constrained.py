@@ -32,7 +32,7 @@ def given(grammar: Grammar) -> dict[str, Any]:
             return {"type": "regex", "value": pattern}
         case Schema(schema):
             return {"type": "json", "value": json.loads(schema)}
-    raise NotImplementedError(grammar)
+    raise AssertionError(f"{grammar} is none that is drawn here")
 
 
 def submit(fleet: Fleet, number: int, grammar: Grammar) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import product
@@ -53,6 +53,22 @@ def talk(runner: ScriptedRunner) -> Iterator[tuple[Engine, Link[FromEngine]]]:
         yield Engine(Link.of_engine(theirs), beat, runner, options), Link.of_parent(ours)
 
 
+def outcome(
+    engine: Engine, parent: Link[FromEngine], seqs: Iterable[int]
+) -> tuple[dict[int, list[int]], set[int]]:
+    """Run all to their end: each one's tokens, and who has failed."""
+    for _ in range(1000):
+        if not engine.scheduler.busy:
+            break
+        engine.turn()
+    frames = parent.receive()
+    given: dict[int, list[int]] = {seq: [] for seq in seqs}
+    for frame in frames:
+        for output in frame.outputs if isinstance(frame, Stepped) else ():
+            given[output.seq].append(output.id)
+    return given, {frame.seq for frame in frames if isinstance(frame, SequenceFailed)}
+
+
 def compiled(engine: Engine) -> bool:
     """Whether all that waited for their grammars are taken in."""
     engine.constrain()
@@ -69,16 +85,7 @@ def test_a_launch_that_raises_costs_one_sequence_at_most(depth: int, raising: in
         for seq, prompt in prompts.items():
             params = SamplingParams(max_new_tokens=NEW, seed=1)
             engine.admit(Admit(seq=seq, prompt=list(prompt), output=[], params=params))
-        for _ in range(1000):
-            if not engine.scheduler.busy:
-                break
-            engine.turn()
-        frames = parent.receive()
-    given: dict[int, list[int]] = {seq: [] for seq in prompts}
-    for frame in frames:
-        for output in frame.outputs if isinstance(frame, Stepped) else ():
-            given[output.seq].append(output.id)
-    failed = {frame.seq for frame in frames if isinstance(frame, SequenceFailed)}
+        given, failed = outcome(engine, parent, prompts)
     blamed = failed - ({1} if b"raise" in poison else set())
     assert len(blamed) <= 1, "who was alone in the step whose launch raised"
     for seq, prompt in prompts.items():
@@ -139,16 +146,7 @@ def test_a_constrained_sequence_follows_its_grammar_whatever_happens_beside_it(t
                 params = SamplingParams(max_new_tokens=NEW, seed=1, grammar=grammar)
                 engine.admit(Admit(seq=seq, prompt=list(prompt), output=[], params=params))
             until(lambda: compiled(engine))
-            for _ in range(1000):
-                if not engine.scheduler.busy:
-                    break
-                engine.turn()
-            frames = parent.receive()
-        given: dict[int, list[int]] = {seq: [] for seq in prompts}
-        for frame in frames:
-            for output in frame.outputs if isinstance(frame, Stepped) else ():
-                given[output.seq].append(output.id)
-        failed = {frame.seq for frame in frames if isinstance(frame, SequenceFailed)}
+            given, failed = outcome(engine, parent, prompts)
         assert len(failed - {1}) <= 1
         for seq, prompt in prompts.items():
             plain = say(prompt, Sampling(), len(given[seq]))
