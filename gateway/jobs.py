@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, request
@@ -12,8 +11,9 @@ from flask import Blueprint, Response, request
 from gateway.body import json_body
 from gateway.clock import Timer
 from gateway.detach import respond
-from gateway.errors import EXPIRED
 from gateway.exchange import Exchange
+from gateway.job_object import job_object
+from gateway.large import let_go
 from gateway.service import Gateway
 from gateway.stream import JSON, RETRY, SSE, JobStream, Waiting, frame
 from wire.errors import JobNotFound, ValidationError
@@ -29,45 +29,7 @@ MAX_WAIT = 60.0
 POLL_AFTER = 1
 """Retry-After of a job that has not ended, seconds."""
 
-LARGE = 1 << 15
-"""Bytes of an answer that the kernel may not take at once."""
-
 _PREFER = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)")
-
-
-def seconds(ms: int) -> float | None:
-    """Redis ms as Unix seconds; None for never."""
-    return ms / 1000 if ms else None
-
-
-def job_object(job_id: str, record: Record, position: int | None, wait: float | None) -> dict[str, Any]:
-    """The job as the API shows it; `wait`: seconds until it is taken, if that can be told."""
-    result, url = record.result, f"/jobs/{job_id}"
-    shown: dict[str, Any] | None = None
-    if result:
-        shown = {"text": result.text, "finish_reason": result.finish_reason, "seed": result.seed}
-        shown |= {"choices": result.choices} if result.choices else {}
-    return {
-        "id": job_id,
-        "object": "job",
-        "status": record.state,
-        "model": record.model,
-        "queue_position": position,
-        "estimated_wait": wait,
-        "created_at": seconds(record.created),
-        "started_at": seconds(record.started),
-        "completed_at": seconds(record.finished),
-        "result": shown,
-        "usage": record.usage if record.terminal else None,
-        "error": _error(record),
-        "urls": {"get": url, "stream": f"{url}/stream", "cancel": f"{url}/cancel"},
-    }
-
-
-def _error(record: Record) -> dict[str, str] | None:
-    if record.state == "failed":
-        return {"message": record.error, "type": record.error_type}
-    return {"message": EXPIRED, "type": "expired"} if record.state == "expired" else None
 
 
 def unknown(job_id: str) -> JobNotFound:
@@ -194,16 +156,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
     """The routes under /jobs."""
     routes = Blueprint("jobs", __name__)
 
-    @routes.after_request
-    def let_go(response: Response) -> Response:
-        """A long text, or all of a stream that has ended, keeps no thread waiting for its reader."""
-        if request.method == "HEAD" or (response.content_length or 0) <= LARGE:
-            return response
-        headers = {name: value for name, value in response.headers if name != "Content-Length"}
-        status, body = response.status_code, response.get_data()
-        return respond(
-            gateway.poller, request.environ, lambda exchange: exchange.answer(status, headers, body)
-        )
+    routes.after_request(lambda response: let_go(gateway, response))
 
     def wait(job_id: str, record: Record, early_status: int) -> Response:
         patience = _patience()

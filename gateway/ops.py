@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import redis
@@ -15,6 +14,7 @@ from gateway import errors
 from gateway.fleet import first_model, reason
 from gateway.metrics import CONTENT_TYPE, Requests, Sample, family
 from gateway.service import LEAVING, Gateway
+from gateway.version import version
 from wire.errors import ModelUnavailable
 from wire.queue import TaskQueue
 from wire.registry import WorkerInfo
@@ -37,14 +37,6 @@ GAUGES: dict[str, tuple[str, Callable[[WorkerInfo], float]]] = {
         lambda w: w.progress,
     ),
 }
-
-
-def version() -> str:
-    """The installed version of Sagrada."""
-    try:
-        return metadata.version("sagrada")
-    except metadata.PackageNotFoundError:  # run from the source tree
-        return "unknown"
 
 
 def worker_object(w: WorkerInfo) -> dict[str, Any]:
