@@ -21,6 +21,7 @@ from gateway.detach import Poller
 from gateway.errors import TooManyStreams, Unavailable
 from gateway.fleet import Fleet
 from gateway.hub import Hub
+from gateway.strict import quirks
 from wire.errors import JobNotFound
 from wire.ledger import Ledger
 from wire.open import Gateways, spread
@@ -68,6 +69,8 @@ class Gateway:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.quirks = quirks(config.tgi_strict)
+        """What the routes copy of TGI that they would rather not."""
         self.leaving = False
         """Nobody can connect any more: who still asks, on a connection kept alive, is not to wait here."""
         self.redis = connect(config)
