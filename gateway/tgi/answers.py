@@ -12,7 +12,7 @@ from gateway.generation import DELETED, GONE_AWAY, Generation, failure, headers,
 from gateway.service import Gateway
 from gateway.stream import Streaming, Waiting
 from gateway.tgi import details
-from gateway.tgi.shapes import Generated, StreamEvent
+from gateway.tgi.shapes import StreamEvent
 from wire.events import Cancelled, Done, Event, Expired, Failed, Terminal, Token
 
 LOOK_BACK = 4096
@@ -69,14 +69,13 @@ class Whole(Gathering):
         self.gateway.hub.close(self)  # last: a drain ends when the hub is empty and the chores are done
 
     def _send(self, done: Done) -> None:
-        answer: Generated | list[Generated] = details.generated(self.generation, done)
-        if self._listed:
-            answer = [answer]
+        answer = details.generated(self.generation, done)
         try:
             record = self.gateway.ledger.record(self.job_id)
         except redis.RedisError:  # the answer is complete; only its timing headers would be better
             record = None
-        self.answer(200, _encode(answer), headers(self.generation, done, record))
+        body = _encode([answer] if self._listed else answer)
+        self.answer(200, body, headers(self.generation, done, record))
 
     def failed(self, end: Terminal) -> None:
         """Answer with TGI's words for it."""
