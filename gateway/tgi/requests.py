@@ -46,13 +46,8 @@ def with_full_text(asked: GenerateRequest) -> GenerateRequest:
 
 
 def parse_tokenize(body: bytes) -> TokenizeRequest:
-    """The text to tokenise; MalformedRequest or ValidationError."""
-    asked = decode(_tokenize, body)
-    try:
-        asked.inputs.encode()
-    except UnicodeEncodeError:
-        raise ValidationError("`inputs` must be valid Unicode, without lone surrogates") from None
-    return asked
+    """The text to tokenise, valid Unicode; MalformedRequest or ValidationError."""
+    return decode(_tokenize, body)
 
 
 def parse_vertex(body: bytes, most: int) -> Sequence[msgspec.Raw]:

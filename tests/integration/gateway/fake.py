@@ -58,8 +58,10 @@ class Running:
 
 
 class FakeWorker:
-    """Claims what is queued, says one word per step and job: "w0 ", "w1 ", …; "fail" in the prompt fails at once, "fail on"
-    after two words."""
+    """Claims what is queued, says one word per step and job: "w0 ", "w1 ", ….
+
+    "fail" in the prompt fails at once, "fail on" after two words.
+    """
 
     def __init__(self, redis_url: str, *, model: str = MODEL, step: float = 0.002) -> None:
         self.redis = Redis.from_url(redis_url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -136,9 +137,10 @@ def test_a_cancelled_stream_says_so_and_ends(url: str, worker: FakeWorker, route
     assert last in answer and b"[DONE]" not in answer
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_a_silent_stream_is_kept_alive_in_time(url: str, worker: FakeWorker, route: str) -> None:
-    """TGI's comment, before TGI's 15 seconds are over, while the job waits in the queue."""
+def test_silent_streams_are_kept_alive_in_time(url: str, worker: FakeWorker) -> None:
+    """TGI's comment, before TGI's 15 seconds are over, while the jobs wait in the queue."""
     worker.hold()
-    with http.stream("POST", url + route, json=asked(), timeout=15.5) as response:
-        assert next(response.iter_raw()) == b":\n\n"
+    with ExitStack() as stack:
+        streams = [http.stream("POST", url + route, json=asked(), timeout=15.5) for route in ROUTES]
+        responses = [stack.enter_context(stream) for stream in streams]
+        assert [next(response.iter_raw()) for response in responses] == [b":\n\n"] * len(ROUTES)
