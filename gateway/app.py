@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from flask import Flask
 
-from gateway import errors, jobs, ops, tgi
+from gateway import errors, jobs, ops
 from gateway.config import Config
 from gateway.service import Gateway
+from gateway.tgi import routes as tgi
 
 
 def create_app(config: Config) -> tuple[Flask, Gateway]:

@@ -174,7 +174,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         body = json_body(request, gateway.config.max_body_bytes)
         parsed = parse(body)
         job_id, digest = gateway.admission.keyed(request.headers.get("Idempotency-Key"), body)
-        accepted = gateway.admission.accept(parsed, job_id=job_id, digest=digest)
+        accepted = gateway.admission.accept(parsed, job_id=job_id, digest=digest, bounds=gateway.bounds)
         return wait(accepted.job.id, accepted.record, 202)
 
     @routes.get("/jobs/<job_id>")
