@@ -6,6 +6,7 @@ from flask import Flask
 
 from gateway import errors, jobs, ops
 from gateway.config import Config
+from gateway.openapi import routes as openapi
 from gateway.service import Gateway
 from gateway.tgi import routes as tgi
 
@@ -15,6 +16,6 @@ def create_app(config: Config) -> tuple[Flask, Gateway]:
     app = Flask("gateway", static_folder=None)
     gateway = Gateway(config)
     errors.install(app)
-    for api in (jobs, tgi, ops):
+    for api in (jobs, tgi, ops, openapi):
         app.register_blueprint(api.blueprint(gateway))
     return app, gateway

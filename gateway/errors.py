@@ -73,9 +73,18 @@ _SENTENCES = {
 }
 
 
-def body(error: str, error_type: str) -> bytes:
+class Error(msgspec.Struct, frozen=True):
     """The one shape of an error, TGI's."""
-    return msgspec.json.encode({"error": error, "error_type": error_type})
+
+    error: str
+    """A sentence: what is wrong, and what to do."""
+    error_type: str
+    """Its kind, in a word."""
+
+
+def body(error: str, error_type: str) -> bytes:
+    """An error as JSON."""
+    return msgspec.json.encode(Error(error, error_type))
 
 
 def describe(error: Exception) -> tuple[int, str, str, int]:

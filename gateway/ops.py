@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from typing import Literal
 
+import msgspec
 import redis
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, request
 
 from gateway import errors
 from gateway.fleet import reason
 from gateway.metrics import CONTENT_TYPE, Requests, Sample, family
 from gateway.service import LEAVING, Gateway
-from gateway.version import version
+from gateway.stream import JSON
 from wire.errors import ModelUnavailable
 from wire.queue import TaskQueue
 from wire.registry import WorkerInfo
@@ -35,6 +37,20 @@ GAUGES: dict[str, tuple[str, Callable[[WorkerInfo], float]]] = {
         lambda w: w.progress,
     ),
 }
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """The gateway answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """A model is served."""
+
+    models: list[str]
+    """Those that are served now."""
+    status: Literal["ready"] = "ready"
 
 
 def unready(workers: list[WorkerInfo]) -> str:
@@ -101,7 +117,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/livez")
     def livez() -> Response:
-        return jsonify(status="alive")
+        return Response(msgspec.json.encode(Alive()), 200, JSON)
 
     @routes.get("/readyz")
     def readyz() -> Response:
@@ -110,7 +126,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
         workers = gateway.fleet.workers()
         if why := unready(workers):
             raise ModelUnavailable(why)
-        return jsonify(status="ready", models=sorted({w.model for w in workers if w.state == "serving"}))
+        ready = Ready(sorted({w.model for w in workers if w.state == "serving"}))
+        return Response(msgspec.json.encode(ready), 200, JSON)
 
     @routes.get("/metrics")
     def get_metrics() -> Response:
