@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.openapi.operation import SSE, Answer, Operation, Parameter
+from gateway.openapi.operation import SSE, Answer, Either, Operation, Parameter
 from gateway.openapi.sentences import sentences
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -41,10 +41,16 @@ def build(operations: Sequence[Operation], version: str) -> dict[str, Any]:
 
 
 def _types(operation: Operation) -> Iterator[Any]:
-    if operation.body is not None:
-        yield operation.body
-    for answer in operation.answers.values():
-        yield from answer.content.values()
+    bodies = [operation.body, *(each for answer in operation.answers.values() for each in answer.content.values())]
+    for body in bodies:
+        if body is not None:
+            yield from body.types if isinstance(body, Either) else [body]
+
+
+def _schema(body: Any, schemas: dict[Any, Any]) -> Any:
+    if isinstance(body, Either):
+        return {"anyOf": [schemas[each] for each in body.types]}
+    return schemas[body]
 
 
 def _tell_fields(types: Sequence[Any], components: dict[str, Any]) -> None:
@@ -90,7 +96,7 @@ def _operation(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     }
     if operation.body is not None:
         examples = {name: {"value": value} for name, value in operation.examples.items()}
-        content = {"schema": schemas[operation.body], "examples": examples}
+        content = {"schema": _schema(operation.body, schemas), "examples": examples}
         told["requestBody"] = {"required": True, "content": {"application/json": _told(content)}}
     if operation.open:
         told["security"] = []
@@ -116,7 +122,7 @@ def _answer(answer: Answer, schemas: dict[Any, Any]) -> dict[str, Any]:
     headers = {
         name: {"description": says, "schema": {"type": "string"}} for name, says in answer.headers.items()
     }
-    content = {media: {"schema": _body(media, schemas[each])} for media, each in answer.content.items()}
+    content = {media: {"schema": _body(media, _schema(each, schemas))} for media, each in answer.content.items()}
     return {"description": answer.says} | _told({"headers": headers, "content": content})
 
 

@@ -16,6 +16,13 @@ Schema = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Either:
+    """A body of one of these types; msgspec's own unions want a tag."""
+
+    types: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One response."""
 

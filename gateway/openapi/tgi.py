@@ -9,6 +9,7 @@ from gateway.openapi.operation import (
     SSE,
     TAKES_A_BODY,
     Answer,
+    Either,
     Operation,
     Parameter,
     refusals,
@@ -46,10 +47,10 @@ SAMPLED = {
 EXAMPLES = {"a story": STORY, "sampled": SAMPLED}
 
 WHOLE = Answer("The text.", {JSON: Generated}, {**ID, **TIMES})
-STREAM = Answer("An event for each token.", {SSE: StreamEvent | Error}, ID)
+STREAM = Answer("An event for each token.", {SSE: Either((StreamEvent, Error))}, ID)
 EITHER = Answer(
     "The text, in a list of one; with `stream` an event for each token.",
-    {JSON: list[Generated], SSE: StreamEvent | Error},
+    {JSON: list[Generated], SSE: Either((StreamEvent, Error))},
     {**ID, **TIMES},
 )
 REFUSED = refusals(404, 424, *TAKES_A_BODY, *ALWAYS)
@@ -83,6 +84,16 @@ OPERATIONS = (
         body=GenerateRequest,
         examples=EXAMPLES,
         answers={200: STREAM, **REFUSED},
+    ),
+    Operation(
+        method="post",
+        path="/invocations",
+        tag=TAG,
+        says="Generate, as SageMaker calls it",
+        more="What POST / takes; with `messages` a chat, with `prompt` a completion, answered as OpenAI's routes do.",
+        body=GenerateRequest,
+        examples=EXAMPLES,
+        answers={200: EITHER, **REFUSED},
     ),
     Operation(
         method="post",
