@@ -10,10 +10,9 @@ from flask import Blueprint, Response, request
 
 from gateway.body import json_body
 from gateway.clock import Timer
-from gateway.detach import respond
+from gateway.detach import hand_over, respond
 from gateway.exchange import Exchange
 from gateway.job_object import job_object
-from gateway.large import let_go
 from gateway.service import Gateway
 from gateway.stream import JSON, RETRY, SSE, JobStream, Waiting, frame
 from wire.errors import JobNotFound, ValidationError
@@ -156,7 +155,10 @@ def blueprint(gateway: Gateway) -> Blueprint:
     """The routes under /jobs."""
     routes = Blueprint("jobs", __name__)
 
-    routes.after_request(lambda response: let_go(gateway, response))
+    @routes.after_request
+    def let_go(response: Response) -> Response:
+        """A long text, or all of a stream that has ended."""
+        return hand_over(gateway.poller, request.environ, response)
 
     def wait(job_id: str, record: Record, early_status: int) -> Response:
         patience = _patience()

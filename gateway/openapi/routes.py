@@ -7,10 +7,10 @@ from pathlib import Path
 
 import flask_swagger_ui
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
-from gateway.large import let_go
+from gateway.detach import hand_over
 from gateway.openapi import jobs, ops, tgi
 from gateway.openapi.document import build
 from gateway.service import Gateway
@@ -65,7 +65,7 @@ def asset(name: str) -> tuple[bytes, str]:
 def blueprint(gateway: Gateway) -> Blueprint:
     """The document and the page over it."""
     routes = Blueprint("openapi", __name__)
-    routes.after_request(lambda response: let_go(gateway, response))
+    routes.after_request(lambda response: hand_over(gateway.poller, request.environ, response))
 
     @routes.get("/openapi.json")
     @routes.get("/api-doc/openapi.json")
