@@ -11,7 +11,7 @@ from flask import Blueprint, Response, request
 
 from gateway.body import json_body
 from gateway.clock import Timer
-from gateway.detach import respond
+from gateway.detach import hand_over, respond
 from gateway.errors import EXPIRED
 from gateway.exchange import Exchange
 from gateway.service import Gateway
@@ -28,9 +28,6 @@ MAX_WAIT = 60.0
 
 POLL_AFTER = 1
 """Retry-After of a job that has not ended, seconds."""
-
-LARGE = 1 << 15
-"""Bytes of an answer that the kernel may not take at once."""
 
 _PREFER = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)")
 
@@ -196,14 +193,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.after_request
     def let_go(response: Response) -> Response:
-        """A long text, or all of a stream that has ended, keeps no thread waiting for its reader."""
-        if request.method == "HEAD" or (response.content_length or 0) <= LARGE:
-            return response
-        headers = {name: value for name, value in response.headers if name != "Content-Length"}
-        status, body = response.status_code, response.get_data()
-        return respond(
-            gateway.poller, request.environ, lambda exchange: exchange.answer(status, headers, body)
-        )
+        """A long text, or all of a stream that has ended."""
+        return hand_over(gateway.poller, request.environ, response)
 
     def wait(job_id: str, record: Record, early_status: int) -> Response:
         patience = _patience()
