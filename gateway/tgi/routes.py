@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from gateway import errors
 from gateway.body import json_body
-from gateway.detach import respond
+from gateway.detach import hand_over, respond
 from gateway.generation import Generation
 from gateway.service import Gateway
 from gateway.stream import JSON, SSE
@@ -89,8 +89,7 @@ class Api:
         special = asked.parameters is UNSET or asked.parameters.add_special_tokens
         tokenizer = gateway.fleet.tokenizer(gateway.fleet.model(asked.model))
         answer = msgspec.json.encode(tokens_of(tokenizer, asked.inputs, special))
-        # Long, perhaps, and its reader slow: no thread waits for that.
-        return respond(gateway.poller, request.environ, lambda exchange: exchange.answer(200, JSON, answer))
+        return hand_over(gateway.poller, request.environ, Response(answer, 200, JSON))
 
     def _accept(self, asked: GenerateRequest, began: float, stream: bool) -> Generation:
         gateway = self._gateway

@@ -163,6 +163,10 @@ class TestTokenize:
         answer = http.post(url + "/tokenize", content=half, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400, "half a character"
 
+    def test_a_long_text_has_a_long_answer(self, url: str, worker: FakeWorker) -> None:
+        tokens = http.post(url + "/tokenize", json={"inputs": "cat é " * 10_000}).json()
+        assert len(tokens) == 20_000 and tokens[-1]["start"] == tokens[-1]["stop"] - 2 == 69_997
+
     def test_it_never_waits_behind_generations(self, narrow_url: str, worker: FakeWorker) -> None:
         worker.hold()
         while (answer := submit(narrow_url)).status_code == 202:
