@@ -28,7 +28,7 @@
 | sagrada:blob:<sha256>     | string  | registry            | a model's tokenizer files                 | refreshed while served        |
 | sagrada:secret            | string  | the first gateway   | key of the idempotency HMAC               | never                         |
 | sagrada:apikeys           | hash    | `sagrada keys`      | key id → one msgpack map: wire/apikeys.py | never; bounded                |
-| sagrada:rate:<key id>     | hash    | gateway             | what that key has used: wire/rates.py     | a minute after its last use   |
+| sagrada:rate:<key id>     | hash    | gateway             | what that key has used: wire/rates.py     | when nothing of it is used    |
 | celery-task-meta-<id>     | string  | Celery              | the task's result, JSON                   | RESULT_TTL                    |
 
 All are on one node: kombu knows no Redis Cluster, and the index of open jobs is written by the scripts of each job.
