@@ -7,7 +7,7 @@ import hmac
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import msgspec
@@ -25,7 +25,7 @@ from wire.job import Job, new_job_id
 from wire.keys import SECRET
 from wire.ledger import Ledger
 from wire.record import Record
-from wire.request import GenerateRequest, to_job
+from wire.request import TGI, Bounds, GenerateRequest, to_job
 from wire.tokenizer import Tokenizer
 from wire.transport import broker_url
 
@@ -47,6 +47,12 @@ class Accepted:
     request: GenerateRequest
     model: Model
     tokenizer: Tokenizer
+
+    @property
+    def prompt(self) -> str:
+        """The prompt as text."""
+        inputs = self.request.inputs
+        return inputs if isinstance(inputs, str) else self.tokenizer.decode(inputs, skip_special_tokens=False)
 
 
 def sender(config: Config, timeout: float) -> Celery:
@@ -75,6 +81,12 @@ def ticket(request: GenerateRequest) -> str:
     return hashlib.blake2b(msgspec.json.encode(request), digest_size=16).hexdigest()
 
 
+def _short(inputs: str | list[int]) -> bool:
+    return len(inputs) <= TOKENISE_UP_TO and not (
+        isinstance(inputs, str) and len(inputs.encode(errors="surrogatepass")) > TOKENISE_UP_TO
+    )
+
+
 class Admission:
     """Takes requests in. What it raises is the client's answer; then nothing was accepted."""
 
@@ -101,19 +113,19 @@ class Admission:
         *,
         job_id: str | None = None,
         digest: str = "",
+        bounds: Bounds = TGI,
         stream: bool = False,
         bound: bool = False,
     ) -> Accepted:
         """Record and queue a job. With the id and digest of an earlier one: that one, whatever its state."""
         model = self._fleet.model(request.model)
         tokenizer = self._fleet.tokenizer(model)
-        short = len(request.inputs) <= TOKENISE_UP_TO and len(request.inputs.encode()) <= TOKENISE_UP_TO
         job = to_job(
             request,
-            model.limits,
+            replace(model.limits, bounds=bounds),
             job_id=job_id or new_job_id(),
             model=model.name,
-            encode=tokenizer.encode if short else None,
+            encode=tokenizer.encode if _short(request.inputs) else None,
             stream=stream,
             gateway=self.gateway_id if bound else "",
         )
