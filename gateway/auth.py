@@ -43,6 +43,10 @@ class Caller:
     """0: any number, as the next."""
     tokens_per_minute: int = 0
 
+    def may_use(self, model: str) -> bool:
+        """Whether there is this model for them."""
+        return self.models is None or model in self.models
+
     @property
     def limited(self) -> bool:
         """Whether what they use is counted."""
