@@ -120,7 +120,7 @@ class Fleet:
 def first_model(workers: list[WorkerInfo]) -> str:
     """The model served when none is named: of those serving, the one served longest."""
     if not workers:
-        raise ModelUnavailable("no worker is running: start one with `sagrada worker`")
+        raise ModelUnavailable("no worker runs whose model you may use: start one with `sagrada worker`")
     return min(workers, key=lambda w: (w.state != "serving", w.started, w.boot)).model
 
 
