@@ -15,7 +15,17 @@ from gateway.errors import Unauthorized
 from wire.apikeys import ApiKey, ApiKeys
 
 OPEN = frozenset(
-    {"/", "/health", "/ping", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/api-doc/openapi.json"}
+    {
+        "/",
+        "/health",
+        "/ping",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/docs",
+        "/openapi.json",
+        "/api-doc/openapi.json",
+    }
 )
 """Routes that can be read without a key, by their rules. Only read: POST / is a generation."""
 

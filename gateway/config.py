@@ -73,7 +73,10 @@ class Config:
     api_key: str = field(
         default="",
         repr=False,
-        metadata={"help": "a key that may do anything; with it nobody comes in without one", "check": usable_key},
+        metadata={
+            "help": "a key that may do anything; with it nobody comes in without one",
+            "check": usable_key,
+        },
     )
     cors_allow_origin: str = field(
         default="*", metadata={"help": "origins whose pages may call, with commas between them; *: any"}

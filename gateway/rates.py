@@ -56,10 +56,8 @@ def _sentence(taken: Taken, tokens: int) -> str:
     if taken.requests and taken.requests.wait:
         return f"the API key has used its {taken.requests.limit:,} requests per minute"
     assert taken.tokens is not None, "one of the two was refused"
-    return (
-        f"the API key has {taken.tokens.left:,} of its {taken.tokens.limit:,} tokens per minute left, and this may take "
-        f"{tokens:,}"
-    )
+    left, limit = taken.tokens.left, taken.tokens.limit
+    return f"the API key has {left:,} of its {limit:,} tokens per minute left, and this may take {tokens:,}"
 
 
 def headers(taken: Taken) -> dict[str, str]:

@@ -51,7 +51,9 @@ def keys() -> None:
 )
 @click.option("--models", help="The served models that it may use, with commas between them. Default: all.")
 @click.option(
-    "--requests-per-minute", type=click.IntRange(min=1), help="Generations it may ask for. Default: any number."
+    "--requests-per-minute",
+    type=click.IntRange(min=1),
+    help="Generations it may ask for. Default: any number.",
 )
 @click.option(
     "--tokens-per-minute",
@@ -82,7 +84,9 @@ def add(
     click.echo(key)
     click.echo(f"This is the key {key_id}. It is not shown again: keep it where secrets are kept.", err=True)
     if not asks_for_keys():
-        click.echo("Gateways ask for keys once they are started with AUTH=keys; now anybody may call.", err=True)
+        click.echo(
+            "Gateways ask for keys once they are started with AUTH=keys; now anybody may call.", err=True
+        )
 
 
 @keys.command("list")

@@ -224,9 +224,7 @@ def test_with_sentinels_each_has_a_user_too(tmp_path: Path) -> None:
             sentinels.promoted(new)
             until(lambda: httpx.get(fleet.url + "/readyz").status_code == 200, 60, "the gateway to be back")
             assert status(fleet, job) == "completed"
-            until(
-                lambda: http.post(f"{fleet.url}/jobs", json={"inputs": "a"}).status_code == 202, 30, "more"
-            )
+            until(lambda: http.post(f"{fleet.url}/jobs", json={"inputs": "a"}).status_code == 202, 30, "more")
         with (
             client(urls["admin"].replace("sagrada", "nobody")) as stranger,
             pytest.raises(ConnectionError) as error,

@@ -16,7 +16,10 @@ PAGE = "https://page.example"
 
 
 def preflight(url: str, path: str, method: str = "POST", origin: str = PAGE) -> httpx.Response:
-    asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "authorization, x-stainless-os"}
+    asked = {
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": "authorization, x-stainless-os",
+    }
     return http.options(url + path, headers={"Origin": origin, **asked})
 
 
@@ -25,7 +28,9 @@ def words(answer: httpx.Response, name: str) -> set[str]:
 
 
 @pytest.fixture(scope="session")
-def choosy(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+def choosy(
+    redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
     log = tmp_path_factory.mktemp("choosy") / "gateway.log"
     origins = f"{PAGE}, http://localhost:5173"
     with GatewayProcess(redis_server.url, log, CORS_ALLOW_ORIGIN=origins, AUTH="keys") as process:
@@ -66,10 +71,16 @@ def test_any_page_may_call_and_read_every_header(url: str, worker: FakeWorker) -
 def test_other_pages_may_be_kept_out(choosy: GatewayProcess, worker: FakeWorker) -> None:
     url = sees_worker(choosy)
     for origin in (PAGE, "http://localhost:5173"):
-        for answer in (preflight(url, "/jobs", origin=origin), http.get(url + "/info", headers={"Origin": origin})):
+        for answer in (
+            preflight(url, "/jobs", origin=origin),
+            http.get(url + "/info", headers={"Origin": origin}),
+        ):
             assert answer.headers["access-control-allow-origin"] == origin
             assert answer.headers["vary"] == "Origin", "a cache must not give it to another"
     for origin in ("https://other.example", PAGE + ".evil", PAGE.upper(), "null", ""):
-        for answer in (preflight(url, "/jobs", origin=origin), http.get(url + "/info", headers={"Origin": origin})):
+        for answer in (
+            preflight(url, "/jobs", origin=origin),
+            http.get(url + "/info", headers={"Origin": origin}),
+        ):
             assert "access-control-allow-origin" not in answer.headers
             assert answer.headers["vary"] == "Origin"

@@ -74,7 +74,9 @@ class Person:
     key_id: str
     key: str
 
-    def asks(self, route: str, job: str = "", headers: dict[str, str] | None = None, **how: Any) -> httpx.Response:
+    def asks(
+        self, route: str, job: str = "", headers: dict[str, str] | None = None, **how: Any
+    ) -> httpx.Response:
         method, _, rule = route.partition(" ")
         path = rule.replace("<job_id>", job).replace("<path:name>", "swagger-ui.css")
         key = {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -87,7 +89,9 @@ class Person:
 
 
 @pytest.fixture(scope="session")
-def closed(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+def closed(
+    redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
     """A gateway that asks for keys."""
     log = tmp_path_factory.mktemp("closed") / "gateway.log"
     settings = {"AUTH": "keys", "API_KEY": MASTER, "MAX_BODY_BYTES": "200000"}
@@ -196,7 +200,9 @@ def test_keys_of_one_tenant_share_its_jobs(ann: Person, keys: ApiKeys, worker: F
         assert [event.seq for event in client.stream(job)] == [0, 1, 2, 3]
 
 
-def test_the_one_key_sees_what_has_no_tenant(door: str, bob: Person, keys: ApiKeys, worker: FakeWorker) -> None:
+def test_the_one_key_sees_what_has_no_tenant(
+    door: str, bob: Person, keys: ApiKeys, worker: FakeWorker
+) -> None:
     master = Person(door, "", MASTER)
     job = master.submits()
     assert worker.redis.hget(job_key(job), "tenant") == b""
@@ -208,7 +214,9 @@ def test_the_one_key_sees_what_has_no_tenant(door: str, bob: Person, keys: ApiKe
     spelled = {"authorization": f"bearer  {MASTER} "}
     assert http.post(door + "/jobs", json=GENERATE, headers=spelled).status_code == 202
     for header in (MASTER, f"Basic {MASTER}", "Bearer", "Bearer ", f"Bearer\t{MASTER}", "Bearer \xff"):
-        refused = http.post(door + "/jobs", json=GENERATE, headers={"authorization": header.encode("latin-1")})
+        refused = http.post(
+            door + "/jobs", json=GENERATE, headers={"authorization": header.encode("latin-1")}
+        )
         assert refused.status_code == 401, header
 
 

@@ -76,7 +76,12 @@ def test_all_gateways_count_together(urls: list[str], keys: ApiKeys, worker: Fak
 def test_tokens_are_those_of_the_prompt_and_all_that_may_follow(urls: list[str], keys: ApiKeys) -> None:
     key = keys.add("ann", tokens_per_minute=1000)[1]
     taken = told(asks(urls[0], key, 98), "tokens")
-    assert taken and taken[:2] == (1000, 900) and 5 < taken[2] <= 6 and told(asks(urls[0], key, 1), "requests") is None
+    assert (
+        taken
+        and taken[:2] == (1000, 900)
+        and 5 < taken[2] <= 6
+        and told(asks(urls[0], key, 1), "requests") is None
+    )
     body = {"inputs": "the cat", "parameters": {"max_new_tokens": 199, "n": 4}}
     several = http.post(urls[1] + "/jobs", json=body, headers={"Authorization": f"Bearer {key}"})
     assert several.status_code == 202
@@ -87,7 +92,9 @@ def test_tokens_are_those_of_the_prompt_and_all_that_may_follow(urls: list[str],
     assert 1 <= int(refused.headers["retry-after"]) <= 42
 
 
-def test_what_can_never_fit_is_not_worth_waiting_for(urls: list[str], keys: ApiKeys, worker: FakeWorker) -> None:
+def test_what_can_never_fit_is_not_worth_waiting_for(
+    urls: list[str], keys: ApiKeys, worker: FakeWorker
+) -> None:
     worker.hold()
     key = keys.add("ann", tokens_per_minute=100)[1]
     refused = asks(urls[0], key, 99)
@@ -108,7 +115,9 @@ def test_a_job_that_is_found_again_costs_no_tokens(urls: list[str], keys: ApiKey
 
 
 @pytest.mark.parametrize("route", ["/jobs", "/jobs?wait=30", "/generate", "/generate_stream"])
-def test_every_answer_says_what_is_left(urls: list[str], keys: ApiKeys, worker: FakeWorker, route: str) -> None:
+def test_every_answer_says_what_is_left(
+    urls: list[str], keys: ApiKeys, worker: FakeWorker, route: str
+) -> None:
     """Also where the head is written long after the view."""
     key = keys.add("ann", requests_per_minute=2, tokens_per_minute=1000)[1]
     answers = [asks(urls[0], key, route=route) for _ in range(3)]

@@ -32,11 +32,15 @@ def test_a_key_finds_what_was_said_of_it(keys: ApiKeys) -> None:
 
 
 def test_only_a_digest_is_kept(keys: ApiKeys, redis: Any) -> None:
-    key_id, key = keys.add("shop")
+    key = keys.add("shop")[1]
     _, secret = split(key) or ("", "")
     assert len(secret) * 4 >= 128
     (stored,) = redis.hvals(API_KEYS)
-    assert secret.encode() not in stored and bytes.fromhex(secret) not in stored and secret not in repr(keys.all())
+    assert (
+        secret.encode() not in stored
+        and bytes.fromhex(secret) not in stored
+        and secret not in repr(keys.all())
+    )
     assert keys.add("shop")[1] != key
 
 
@@ -94,6 +98,9 @@ def test_there_are_so_many_keys_at_most(keys: ApiKeys, monkeypatch: pytest.Monke
 
 
 def test_a_redis_that_is_away_is_told_of_without_its_password() -> None:
-    with pytest.raises(StoreAway, match="127.0.0.1:1") as away, opened("redis://u:hush@127.0.0.1:1/0") as keys:
+    with (
+        pytest.raises(StoreAway, match="127.0.0.1:1") as away,
+        opened("redis://u:hush@127.0.0.1:1/0") as keys,
+    ):
         keys.all()
     assert "hush" not in str(away.value)

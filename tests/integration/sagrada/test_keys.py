@@ -44,7 +44,9 @@ def test_a_key_s_life(sagrada: Sagrada, redis_url: str) -> None:
     assert all(word in rows[key_id] for word in ("shop [red]", "acme", "demo, other", "60", "100,000"))
     assert rows[plain.stdout.split("-")[1]].split()[1:6] == ["plain", "plain", "all", "any", "any"]
     first, second = map(json.loads, sagrada("list", "--json").stdout.splitlines())
-    assert (first["id"], first["tenant"], first["revoked"]) == (key_id, "acme", None) and second["name"] == "plain"
+    assert (first["id"], first["tenant"], first["revoked"]) == (key_id, "acme", None) and second[
+        "name"
+    ] == "plain"
     for text in (listed.output, json.dumps([first, second])):
         assert key.split("-")[2] not in text and "digest" not in text
 

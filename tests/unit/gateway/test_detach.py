@@ -31,9 +31,7 @@ def make(poller: Poller) -> Iterator[Make]:
     """(client's end, exchange)."""
     clients: list[socket.socket] = []
 
-    def pair(
-        chunked: bool = True, common: dict[str, str] | None = None
-    ) -> tuple[socket.socket, Detached]:
+    def pair(chunked: bool = True, common: dict[str, str] | None = None) -> tuple[socket.socket, Detached]:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             client = socket.create_connection(listener.getsockname(), timeout=10)
             server, _ = listener.accept()
