@@ -80,7 +80,7 @@ def fleet(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running.ready()
 
 
-def submit(fleet: Fleet, tokens: int = 5, **headers: str) -> str:
+def submit(fleet: Fleet, tokens: int = 5, headers: dict[str, str] | None = None) -> str:
     body = {"inputs": "a", "parameters": {"max_new_tokens": tokens, "ignore_eos": True}}
     answer = http.post(f"{fleet.url}/jobs", json=body, headers=headers)
     assert answer.status_code == 202, answer.text
@@ -110,7 +110,7 @@ def test_a_key_is_made_used_counted_and_revoked(fleet: Fleet, guarded: Guarded) 
         key_id, key = keys.add("shop", requests_per_minute=5)
         assert list(keys.all()) == [key_id]
         theirs = {"Authorization": f"Bearer {key}"}
-        job = submit(fleet, **theirs)
+        job = submit(fleet, headers=theirs)
         assert http.get(f"{fleet.url}/jobs/{job}", headers=theirs).status_code == 200
         assert http.get(f"{fleet.url}/jobs/{job}").status_code == 404
         keys.revoke(key_id)
