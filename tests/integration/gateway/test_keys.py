@@ -215,7 +215,7 @@ def test_the_one_key_sees_what_has_no_tenant(
     assert http.post(door + "/jobs", json=GENERATE, headers=spelled).status_code == 202
     for header in (MASTER, f"Basic {MASTER}", "Bearer", f"Bearer\t{MASTER}", "Bearer \xff"):
         refused = http.post(
-            door + "/jobs", json=GENERATE, headers={"authorization": header.encode("latin-1")}
+            door + "/jobs", json=GENERATE, headers=[(b"authorization", header.encode("latin-1"))]
         )
         assert refused.status_code == 401, header
 
