@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.auth import is_open
 from gateway.openapi.operation import SSE, Answer, Either, Operation, Parameter
 from gateway.openapi.sentences import sentences
 
@@ -98,7 +99,7 @@ def _operation(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
         examples = {name: {"value": value} for name, value in operation.examples.items()}
         content = {"schema": _schema(operation.body, schemas), "examples": examples}
         told["requestBody"] = {"required": True, "content": {"application/json": _told(content)}}
-    if operation.open:
+    if is_open(operation.method.upper(), operation.path):
         told["security"] = []
     return _told(told) | {"responses": told["responses"]}
 

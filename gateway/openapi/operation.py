@@ -63,8 +63,6 @@ class Operation:
     examples: Mapping[str, Any] = field(default_factory=dict)
     """Bodies that work, by name."""
     answers: Mapping[int, Answer]
-    open: bool = False
-    """Whether it needs no key."""
 
     @property
     def id(self) -> str:

@@ -14,7 +14,6 @@ OPERATIONS = (
         tag=TAG,
         says="Is the gateway alive?",
         answers={200: Answer("It is.", {JSON: Alive})},
-        open=True,
     ),
     Operation(
         method="get",
@@ -22,7 +21,6 @@ OPERATIONS = (
         tag=TAG,
         says="Is any model served?",
         answers={200: Answer("These are.", {JSON: Ready}), **refusals(503)},
-        open=True,
     ),
     Operation(
         method="get",
@@ -30,6 +28,5 @@ OPERATIONS = (
         tag=TAG,
         says="Prometheus metrics",
         answers={200: Answer("All metrics, in Prometheus' text format.", {TEXT: str})},
-        open=True,
     ),
 )
