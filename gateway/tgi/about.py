@@ -19,7 +19,7 @@ from wire.registry import WorkerInfo
 
 def info(gateway: Gateway, name: str | None) -> Info:
     """TGI's /info and what a queue's users want to know; of a loading model as far as it is known."""
-    workers, config = gateway.fleet.workers(), gateway.config
+    workers, config = gateway.fleet.visible(), gateway.config
     name = name or first_model(workers)
     known = [w for w in workers if w.model == name]
     # A model that does not serve may still be loading: then what it says so far is shown.
