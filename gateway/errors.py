@@ -59,11 +59,7 @@ STATUS: tuple[tuple[type[Exception], int, str, int], ...] = (
 FAILED_STATUS = {"validation": 422, "overloaded": 429, "generation": 424}
 """HTTP status of a job that ended with this `error_type`; TGI's table. Any other: 500."""
 
-PREFIX = {
-    "validation": "Input validation error: ",
-    "generation": "Request failed during generation: ",
-    "overloaded": "Model is overloaded: ",
-}
+PREFIX = {"validation": "Input validation error: ", "generation": "Request failed during generation: "}
 """What TGI writes before the sentence."""
 
 EXPIRED = "the job's deadline passed (its ttl, or its start_ttl before it was begun)"

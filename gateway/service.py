@@ -128,7 +128,9 @@ class Gateway:
         if self.leaving:
             raise Unavailable(LEAVING)
         if not self.has_room:
-            raise TooManyStreams("this gateway holds as many open streams as it may (MAX_STREAMS); try again")
+            raise TooManyStreams(
+                "Model is overloaded: this gateway holds as many open streams as it may (MAX_STREAMS); try again"
+            )
 
     def chore(self, work: Callable[[], None]) -> None:
         """Do this soon, in another thread; not any more once the process has drained."""
