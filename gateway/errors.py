@@ -83,7 +83,7 @@ _SENTENCES = {
 }
 
 
-class Error(msgspec.Struct, frozen=True):
+class Body(msgspec.Struct, frozen=True):
     """The one shape of an error, TGI's."""
 
     error: str
@@ -93,8 +93,8 @@ class Error(msgspec.Struct, frozen=True):
 
 
 def body(error: str, error_type: str) -> bytes:
-    """An error as JSON."""
-    return msgspec.json.encode(Error(error, error_type))
+    """An error's body."""
+    return msgspec.json.encode(Body(error, error_type))
 
 
 def describe(error: Exception) -> tuple[int, str, str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.errors import Error
+from gateway.errors import Body
 
 JSON = "application/json"
 SSE = "text/event-stream"
@@ -94,7 +94,7 @@ ALWAYS = (401, 403, 429, 500, 503)
 TAKES_A_BODY = (400, 408, 413, 415, 422)
 
 
-def refusals(*statuses: int, error: Any = Error) -> dict[int, Answer]:
+def refusals(*statuses: int, error: Any = Body) -> dict[int, Answer]:
     """Those answers, in this API's shape of an error."""
     return {
         status: Answer(REFUSALS[status][0], {JSON: error}, REFUSALS[status][1])

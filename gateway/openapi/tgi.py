@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.errors import Error
+from gateway.errors import Body
 from gateway.openapi.operation import (
     ALWAYS,
     JSON,
@@ -47,10 +47,10 @@ SAMPLED = {
 EXAMPLES = {"a story": STORY, "sampled": SAMPLED}
 
 WHOLE = Answer("The text.", {JSON: Generated}, {**ID, **TIMES})
-STREAM = Answer("An event for each token.", {SSE: Either((StreamEvent, Error))}, ID)
+STREAM = Answer("An event for each token.", {SSE: Either((StreamEvent, Body))}, ID)
 EITHER = Answer(
     "The text, in a list of one; with `stream` an event for each token.",
-    {JSON: list[Generated], SSE: Either((StreamEvent, Error))},
+    {JSON: list[Generated], SSE: Either((StreamEvent, Body))},
     {**ID, **TIMES},
 )
 REFUSED = refusals(404, 424, *TAKES_A_BODY, *ALWAYS)
