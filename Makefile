@@ -7,6 +7,8 @@
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH       ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
+# TGI's own client, the last there was: pyproject.toml says why it comes by itself.
+TGI_CLIENT  ?= text-generation==0.7.0
 VENV        ?= .venv
 # The first Python that is new enough.
 PYTHON      ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.14,\
@@ -104,7 +106,8 @@ $(VENV)/.app: pyproject.toml $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.app
-	$(PIP) install -e '.[worker,cpu,embedded,dev]'
+	$(PIP) install -e '.[worker,cpu,embedded,dev,conformance]'
+	$(PIP) install --no-deps '$(TGI_CLIENT)'
 	@touch $@
 
 $(OLD)/.dev: pyproject.toml $(OLD)/.torch
