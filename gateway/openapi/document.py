@@ -101,7 +101,7 @@ def _operation(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
         told["requestBody"] = {"required": True, "content": {"application/json": _told(content)}}
     if is_open(operation.method.upper(), operation.path):
         told["security"] = []
-    return _told(told) | {"responses": told["responses"]}
+    return _told(told)
 
 
 def _told(about: dict[str, Any]) -> dict[str, Any]:
