@@ -55,7 +55,7 @@ def worker_object(w: WorkerInfo) -> dict[str, Any]:
 
 def info(gateway: Gateway, name: str | None) -> dict[str, Any]:
     """TGI's /info and what a queue's users want to know; of a loading model as far as it is known."""
-    workers = gateway.fleet.workers()
+    workers = gateway.fleet.visible()
     name = name or first_model(workers)
     known = [w for w in workers if w.model == name]
     # A model that does not serve may still be loading: then what it says so far is shown.
@@ -66,8 +66,8 @@ def info(gateway: Gateway, name: str | None) -> dict[str, Any]:
         "model_sha": w.revision or None,
         "model_pipeline_tag": "text-generation",
         "max_concurrent_requests": gateway.config.max_streams,
-        "max_best_of": limits.max_best_of,
-        "max_stop_sequences": limits.max_stop_sequences,
+        "max_best_of": limits.bounds.best_of,
+        "max_stop_sequences": limits.bounds.stop_sequences,
         "max_input_tokens": limits.max_input_tokens,
         "max_total_tokens": limits.max_total_tokens,
         "validation_workers": gateway.config.gateway_threads,

@@ -43,6 +43,9 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     adapter_id: str | None = None
     ignore_eos: bool = False
     stop_token_ids: list[UInt] = []
+    logit_bias: dict[str, float] | None = None
+    """Token ids, as decimal numbers, to what is added to their logits: OpenAI's."""
+    add_special_tokens: bool = True
     include_stop: bool = True
     min_p: float | None = None
     presence_penalty: float | None = None
@@ -58,7 +61,8 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """TGI's body and the job's own fields."""
 
-    inputs: str
+    inputs: str | list[UInt]
+    """The prompt: text, or token ids that are taken as they stand."""
     parameters: Parameters | UnsetType = UNSET
     model: str | None = None
     priority: int = DEFAULT_PRIORITY

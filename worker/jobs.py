@@ -22,7 +22,7 @@ from worker.desk import Desk
 from worker.doubts import Doubts
 from worker.errands import Errands
 from worker.intake import Intake, Shop
-from worker.link import SequenceFailed, Stepped, ToEngine
+from worker.link import PromptScored, SequenceFailed, Stepped, ToEngine
 from worker.pipeline import Away
 from worker.verdict import by_end, by_record
 
@@ -143,7 +143,7 @@ class Jobs:
             if assignment is None or assignment.generation is None:
                 continue  # aborted while the step ran
             choice = assignment.numbers[output.seq]
-            ended = assignment.generation.push(choice, output.id, output.logprob)
+            ended = assignment.generation.push(choice, output.id, output.logprob, output.top)
             self.most_unlogged = max(self.most_unlogged, assignment.generation.unlogged)
             assignment.suspect = False
             self.counters["tokens"] += 1
@@ -153,6 +153,12 @@ class Jobs:
                 self._desk.leave(assignment)
         for seq in left & self.roster.in_engine.keys():
             self.failed(SequenceFailed(seq=seq, error="the engine ended the sequence before its end"))
+
+    def scored(self, frame: PromptScored) -> None:
+        """How likely a prompt was; its first token comes after this."""
+        assignment = self.roster.in_engine.get(frame.seq)
+        if assignment and assignment.generation:
+            assignment.generation.score(frame.logprobs)
 
     def failed(self, frame: SequenceFailed) -> None:
         """A sequence that could not go on."""

@@ -165,8 +165,17 @@ class FakeWorker:
         for choice in range(job.params.n):
             said = [f"{self.word}{choice}.{index} " for index in range(job.params.max_new_tokens - choice)]
             for index, text in enumerate(said):
-                about = {"seq": len(tokens), "index": index, "id": 2 + index % 9, "choice": choice}
-                tokens.append(Token(text=text, logprob=-0.5, special=False, **about))
+                tokens.append(
+                    Token(
+                        seq=len(tokens),
+                        index=index,
+                        id=2 + index % 9,
+                        text=text,
+                        logprob=-0.5,
+                        special=False,
+                        choice=choice,
+                    )
+                )
             seed = choice_seed(job.params.seed, choice)
             texts.append(
                 Completion(text="".join(said), finish_reason="eos_token", seed=seed, tokens=len(said))

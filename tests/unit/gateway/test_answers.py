@@ -15,10 +15,10 @@ from gateway.admission import canonical
 from gateway.app import create_app
 from gateway.clock import Clock
 from gateway.config import Config
+from gateway.generation import failure
 from gateway.jobs import job_object
 from gateway.metrics import Requests, family
 from gateway.stream import frame
-from gateway.tgi import failure
 from sagrada.embedded import free_port
 from wire.errors import (
     IdempotencyConflict,
