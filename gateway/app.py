@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from flask import Flask
 
-from gateway import errors, jobs, ops, rates, tgi
+from gateway import errors, jobs, ops, rates
 from gateway.auth import Gate
 from gateway.config import Config
 from gateway.cors import Cors
 from gateway.service import Gateway
+from gateway.tgi import routes as tgi
 from wire.apikeys import ApiKeys
 
 
