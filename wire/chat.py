@@ -145,7 +145,9 @@ def _cut(text: str, final: str) -> str:
     """The text up to the mark; without the blanks before it if the template trims the message."""
     at = text.rfind(_TAG.strip())
     if at < 0 or final.strip() not in text:
-        raise ChatTemplateError("the chat template does not show the final message, which was to be continued")
+        raise ChatTemplateError(
+            "the chat template does not show the final message, which was to be continued"
+        )
     return text[:at] if text.startswith(_TAG, at) else text[:at].rstrip()
 
 

@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from gateway.generation import Generation
 from gateway.openai.answer import Answer
-from gateway.openai.choice import Choice, call_id, markers_of
+from gateway.openai.choice import Choice, call_id, markers_of, reason_of
 from gateway.openai.logprobs import of_chat
 from gateway.openai.request import ChatRequest
 from gateway.openai.shapes import (
@@ -25,6 +25,7 @@ from gateway.openai.shapes import (
     ToolCall,
     ToolCallDelta,
 )
+from gateway.strict import Quirks
 from wire.calls import Argued, Called, Piece, Said
 from wire.events import Done, Finish, Token
 from wire.tools import Format
@@ -35,10 +36,12 @@ ROLE = Delta(role="assistant", content="")
 class ChatAnswer(Answer):
     """Of one job, with as many texts as were asked for."""
 
-    def __init__(self, asked: ChatRequest, generation: Generation, row: Format | None) -> None:
+    def __init__(
+        self, asked: ChatRequest, generation: Generation, row: Format | None, quirks: Quirks
+    ) -> None:
         """`row`: how calls are written, if there may be any."""
         super().__init__(asked, [generation], "chatcmpl")
-        self._generation, self._row = generation, row
+        self._generation, self._row, self._quirks = generation, row, quirks
         self._logprobs = bool(asked.logprobs)
         self._markers = markers_of(row, generation.accepted.tokenizer) if row else {}
         self._choices = [self._choice() for _ in range(asked.n or 1)]
@@ -66,7 +69,7 @@ class ChatAnswer(Answer):
                 self._begun.add(index)
                 deltas = [ROLE]
             chunks += [self._chunk(change) for change in self._changes(index, deltas, None)]
-            reason = choice.reason(end.finish_reason)
+            reason = reason_of(end.finish_reason, choice.calls > 0, self._quirks)
             chunks.append(self._chunk(ChunkChoice(index=index, delta=Delta(), finish_reason=reason)))
         return chunks
 
@@ -132,7 +135,7 @@ class ChatAnswer(Answer):
             index=index,
             message=self._message(index, pieces),
             logprobs=self._scored(tokens),
-            finish_reason=choice.reason(end.finish_reason),
+            finish_reason=reason_of(end.finish_reason, choice.calls > 0, self._quirks),
         )
 
     def _message(self, index: int, pieces: list[Piece]) -> ChatMessage:

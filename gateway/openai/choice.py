@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+from gateway.strict import Quirks
 from wire.calls import Called, CallReader, Piece, Said
 from wire.events import Token
 from wire.job import FinishReason
@@ -13,6 +14,17 @@ from wire.tools import Format
 
 FINISHED = {"length": "length", "eos_token": "stop", "stop_sequence": "stop"}
 """TGI's reasons in OpenAI's words."""
+
+TGIS = {"length": "length", "eos_token": "stop", "stop_sequence": "stop_sequence"}
+"""The same as TGI's routes of OpenAI's API say them."""
+
+
+def reason_of(given: FinishReason, calls: bool, quirks: Quirks) -> str:
+    """Why a text ended."""
+    if quirks.finish_reasons:
+        return TGIS[given]
+    reason = FINISHED[given]
+    return "tool_calls" if calls and reason == "stop" else reason
 
 
 def call_id(job_id: str, choice: int, index: int) -> str:
@@ -45,11 +57,6 @@ class Choice:
     def finish(self) -> list[Piece]:
         """What was held back: the text ends here."""
         return [] if self._reader is None else self._counted(self._reader.finish())
-
-    def reason(self, given: FinishReason) -> str:
-        """Why it ended, as OpenAI says it."""
-        reason = FINISHED[given]
-        return "tool_calls" if self.calls and reason == "stop" else reason
 
     def _counted(self, pieces: list[Piece]) -> list[Piece]:
         self.calls += sum(isinstance(piece, Called) for piece in pieces)

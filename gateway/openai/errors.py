@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import msgspec
 from flask import Response
 
-from gateway import errors
+from gateway import errors, generation
 from gateway.openai.shapes import Error, ErrorBody
+from gateway.strict import Quirks
 from wire.errors import TooLong, ValidationError
+from wire.events import Terminal
 
 
 class Invalid(ValidationError):
@@ -35,7 +37,11 @@ CODES = {
 MEANINGS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
     (re.compile(pattern), sentence, code)
     for pattern, sentence, code in (
-        ("Object missing required field `(.*)`", "Missing required parameter: '{}'.", "missing_required_parameter"),
+        (
+            "Object missing required field `(.*)`",
+            "Missing required parameter: '{}'.",
+            "missing_required_parameter",
+        ),
         ("Expected `int` >= ", "Invalid '{}': integer below minimum value. {}.", "integer_below_min_value"),
         ("Expected `int` <= ", "Invalid '{}': integer above maximum value. {}.", "integer_above_max_value"),
         ("Expected `float` >= ", "Invalid '{}': decimal below minimum value. {}.", "decimal_below_min_value"),
@@ -120,6 +126,27 @@ def error_of(status: int, sentence: str, kind: str, cause: Exception | None = No
         param=param,
         code=code,
     )
+
+
+def failure(end: Terminal, quirks: Quirks) -> tuple[int, bytes]:
+    """(HTTP status, body) for a job that ended without success."""
+    status, body = generation.failure(end)
+    if quirks.errors:
+        return status, body
+    told = msgspec.json.decode(body, type=errors.Body)
+    error = error_of(status, told.error, told.error_type)
+    return status_of(status), msgspec.json.encode(ErrorBody(error=error))
+
+
+def streamed_failure(end: Terminal, quirks: Quirks) -> bytes:
+    """The same inside a stream, whose status was 200: it says which it would have been."""
+    status, body = generation.failure(end, stream=True)
+    told = msgspec.json.decode(body, type=errors.Body)
+    if quirks.errors:
+        return msgspec.json.encode({"error": {"message": told.error, "http_status_code": 422}})
+    error = error_of(status, told.error, told.error_type)
+    said = msgspec.structs.replace(error, http_status_code=status_of(status))
+    return msgspec.json.encode(ErrorBody(error=said))
 
 
 def answer(error: Exception) -> Response:

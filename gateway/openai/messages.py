@@ -79,10 +79,14 @@ def _plain(message: Message, where: str, habits: Habits, parsed: bool) -> dict[s
     return shown
 
 
-def _content(content: str | list[Part] | None, where: str, habits: Habits) -> str | list[dict[str, str]] | None:
+def _content(
+    content: str | list[Part] | None, where: str, habits: Habits
+) -> str | list[dict[str, str]] | None:
     if content is None:
         return None
-    texts = [content] if isinstance(content, str) else [_text(p, f"{where}[{i}]") for i, p in enumerate(content)]
+    texts = (
+        [content] if isinstance(content, str) else [_text(p, f"{where}[{i}]") for i, p in enumerate(content)]
+    )
     if habits.parts:
         return [{"type": "text", "text": text} for text in texts]
     return "".join(texts)
@@ -93,7 +97,9 @@ def _text(part: Part, where: str) -> str:
     if text is not None:
         return text
     if part.type in ("text", "refusal"):
-        raise Invalid(f"Missing required parameter: '{where}.{part.type}'.", where, "missing_required_parameter")
+        raise Invalid(
+            f"Missing required parameter: '{where}.{part.type}'.", where, "missing_required_parameter"
+        )
     raise Invalid(
         f"Invalid content type. This model reads text alone, and no {part.type!r}: '{where}'.", where
     )

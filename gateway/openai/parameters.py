@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from gateway.openai.errors import Invalid
 from gateway.openai.request import ChatRequest, CompletionRequest, Sampling
+from gateway.strict import Quirks
 from wire.body import Parameters
 from wire.grammar import Grammar
 
 SEEDS = 2**64
 
 
-def chat_parameters(asked: ChatRequest, grammar: Grammar | None) -> Parameters:
+def chat_parameters(asked: ChatRequest, grammar: Grammar | None, quirks: Quirks) -> Parameters:
     """Of a chat; Invalid."""
     _check_stream_options(asked)
     if asked.top_logprobs and not asked.logprobs:
         raise Invalid("`top_logprobs` is only allowed when `logprobs` is true.", "top_logprobs")
     most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
-    return _parameters(
+    parameters = _parameters(
         asked,
         max_new_tokens=most,
         add_special_tokens=bool(asked.add_special_tokens),  # the template's text has them
         top_n_tokens=asked.top_logprobs if asked.logprobs else None,
         grammar=grammar,
     )
+    if quirks.shifted_presence_penalty and asked.presence_penalty is not None:
+        shifted = asked.presence_penalty + 2
+        return msgspec.structs.replace(parameters, presence_penalty=None, repetition_penalty=shifted)
+    return parameters
 
 
 def completion_parameters(asked: CompletionRequest) -> Parameters:
@@ -35,7 +42,7 @@ def completion_parameters(asked: CompletionRequest) -> Parameters:
         raise Invalid("`best_of` > `n` cannot be streamed: the best is known at the end.", "best_of")
     return _parameters(
         asked,
-        max_new_tokens=asked.max_tokens,
+        max_new_tokens=1 if asked.echo and asked.max_tokens == 0 else asked.max_tokens,
         add_special_tokens=asked.add_special_tokens is not False,
         top_n_tokens=asked.logprobs,
         best_of=best_of if best_of > n else None,

@@ -22,7 +22,15 @@ NO_TEMPLATE = "template not found"
 """TGI's words for a model without one."""
 
 RESERVED = frozenset(
-    ("template", "messages", "tools", "documents", "special_tokens", "add_generation_prompt", "continue_final_message")
+    (
+        "template",
+        "messages",
+        "tools",
+        "documents",
+        "special_tokens",
+        "add_generation_prompt",
+        "continue_final_message",
+    )
 )
 """What `chat_template_kwargs` cannot set."""
 
@@ -111,7 +119,9 @@ def _with_tool_prompt(asked: ChatRequest, offer: Offer, row: Format, template: s
         return asked.messages
     note = "\n---\n" + "\n".join(lines)
     # What the assistant has begun is continued as it stands.
-    at = next((i for i in range(len(asked.messages) - 1, -1, -1) if asked.messages[i].role != "assistant"), -1)
+    at = next(
+        (i for i in range(len(asked.messages) - 1, -1, -1) if asked.messages[i].role != "assistant"), -1
+    )
     noted = [*asked.messages]
     noted[at] = msgspec.structs.replace(noted[at], content=_plus(noted[at], note))
     return noted

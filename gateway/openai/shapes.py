@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from gateway.tokens import SimpleToken
 from wire.job import Usage
 
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -194,16 +195,7 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenizedChat(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of /chat_tokenize."""
+    """The answer of TGI's /chat_tokenize."""
 
-    tokenize_response: list[TokenOffset]
+    tokenize_response: list[SimpleToken]
     templated_text: str
-
-
-class TokenOffset(msgspec.Struct, frozen=True, kw_only=True):
-    """A token of the prompt; `start` and `stop` are bytes of its text."""
-
-    id: int
-    text: str
-    start: int
-    stop: int
