@@ -11,12 +11,12 @@ from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
 from gateway.detach import hand_over
-from gateway.openapi import jobs, ops, tgi
+from gateway.openapi import jobs, openai, ops, tgi
 from gateway.openapi.document import build
 from gateway.service import Gateway
 from gateway.version import version
 
-OPERATIONS = (*tgi.OPERATIONS, *jobs.OPERATIONS, *ops.OPERATIONS)
+OPERATIONS = (*tgi.OPERATIONS, *openai.OPERATIONS, *jobs.OPERATIONS, *ops.OPERATIONS)
 
 HERE = Path(__file__).parent
 SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
