@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from gateway.generation import Generation
 from gateway.openai.request import Sampling
-from gateway.ops import version
+from gateway.version import version
 from wire.events import Done, Token
 from wire.job import Usage
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from gateway.errors import Body
+from gateway.openai.request import ChatRequest, CompletionRequest
+from gateway.openai.shapes import ChatChunk, ChatCompletion, Completion, ErrorBody
+from gateway.openapi.openai import HELLO, PROMPT
 from gateway.openapi.operation import (
     ALWAYS,
     JSON,
@@ -91,9 +94,19 @@ OPERATIONS = (
         tag=TAG,
         says="Generate, as SageMaker calls it",
         more="What POST / takes; with `messages` a chat, with `prompt` a completion, answered as OpenAI's routes do.",
-        body=GenerateRequest,
-        examples=EXAMPLES,
-        answers={200: EITHER, **REFUSED},
+        body=Either((GenerateRequest, ChatRequest, CompletionRequest)),
+        examples={**EXAMPLES, "a chat": HELLO, "a completion": PROMPT},
+        answers={
+            200: Answer(
+                EITHER.says,
+                {
+                    JSON: Either((list[Generated], ChatCompletion, Completion)),
+                    SSE: Either((StreamEvent, Body, ChatChunk, Completion, ErrorBody)),
+                },
+                EITHER.headers,
+            ),
+            **REFUSED,
+        },
     ),
     Operation(
         method="post",
