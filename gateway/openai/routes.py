@@ -30,8 +30,8 @@ from gateway.tokens import tokens_of
 from wire.errors import ModelNotFound, ValidationError
 from wire.request import Bounds, GenerateRequest
 
-PLACEHOLDER = "tgi"
-"""What TGI's clients send as the model."""
+PLACEHOLDERS = frozenset({"", "tgi", "dummy"})
+"""What TGI's clients send as the model: its own word, and that of huggingface_hub where the model is an address."""
 
 PREFIX = "/v1/"
 
@@ -74,7 +74,7 @@ def chat_tokenize(gateway: Gateway, body: bytes) -> Response:
 def model_of(gateway: Gateway, name: str | None) -> Model:
     """The model of that name; ModelNotFound, ModelUnavailable."""
     try:
-        return gateway.fleet.model(None if name in (None, "", PLACEHOLDER) else name)
+        return gateway.fleet.model(None if name in PLACEHOLDERS else name)
     except ModelNotFound:
         if gateway.quirks.any_model:
             return gateway.fleet.model(None)

@@ -20,7 +20,7 @@ from wire.open import OpenJobs
 SETTINGS = {"SERVED_MODEL_NAME": "demo", "SLOTS": "8", "MAX_TOTAL_TOKENS": "1024", "MAX_INPUT_TOKENS": "768"}
 
 # The clients look for nothing outside this machine.
-os.environ.update({"HF_HUB_OFFLINE": "1", "LANGSMITH_TRACING": "false", "NO_PROXY": "127.0.0.1"})
+os.environ.update({"LANGSMITH_TRACING": "false", "NO_PROXY": "127.0.0.1"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,17 +76,19 @@ def test_every_damage_is_done() -> None:
     assert {*done} == {*DAMAGES}
 
 
+@pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("operation", TAKERS, ids=lambda operation: operation.path)
 def test_a_client_that_leaves_within_its_body_leaves_no_job(
-    url: str, worker: FakeWorker, operation: Operation
+    url: str, worker: FakeWorker, operation: Operation, chunked: bool
 ) -> None:
+    """Though what it has sent would do."""
     host, port = url.removeprefix("http://").split(":")
     body = json.dumps(next(iter(operation.examples.values()))).encode()
-    head = (
-        f"POST {operation.path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body) + 10}\r\n\r\n"
-    )
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body) + 10}"
+    head = f"POST {operation.path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
+    sent = b"%x\r\n%b\r\n" % (len(body), body) if chunked else body
     with socket.create_connection((host, int(port)), timeout=30) as sock:
-        sock.sendall(head.encode() + body)
-    assert http.get(url + "/livez").status_code == 200
+        sock.sendall(head.encode() + sent)
+        sock.shutdown(socket.SHUT_WR)
+        assert b"".join(iter(lambda: sock.recv(65536), b"")).startswith((b"HTTP/1.1 400", b""))
     assert nothing_is_left(worker)
