@@ -12,7 +12,8 @@ from huggingface_hub.errors import HfHubHTTPError, ValidationError
 
 from tests.conformance.conftest import Served
 
-pytestmark = pytest.mark.full
+# The client leaves the transport of a stream to the garbage collector.
+pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
 
 STORY = "Once upon a time"
 HELLO: list[Any] = [{"role": "user", "content": "Hello!"}]

@@ -88,9 +88,9 @@ def test_openai(served: Served) -> None:
     assert asyncio.run(llm.ainvoke(STORY)) == text
 
 
-def endpoint(served: Served) -> HuggingFaceEndpoint:
+def endpoint(served: Served, tokens: int = 16) -> HuggingFaceEndpoint:
     return HuggingFaceEndpoint(
-        endpoint_url=served.url, task="text-generation", max_new_tokens=16, do_sample=False, temperature=None,
+        endpoint_url=served.url, task="text-generation", max_new_tokens=tokens, do_sample=False, temperature=None,
         top_p=None, typical_p=None, huggingfacehub_api_token="none",
     )  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_hugging_face_endpoint(served: Served) -> None:
 
 
 def test_chat_hugging_face(served: Served) -> None:
-    model = ChatHuggingFace(llm=endpoint(served), model_id="demo")
+    model = ChatHuggingFace(llm=endpoint(served, 128), model_id="demo")
     assert model.invoke(HELLO).content
     assert "".join(str(chunk.content) for chunk in model.stream(HELLO))
     called = model.bind_tools([paint], tool_choice="paint").invoke(HELLO)

@@ -1,4 +1,7 @@
-"""text-generation 0.7, TGI's own client of old: sync and async, and its errors."""
+"""text-generation 0.7, TGI's own client of old: sync and async, and its errors.
+
+It streams no chats, from TGI 3 either: it wants `tool_calls` in every delta, and reads `[DONE]` as JSON.
+"""
 
 from __future__ import annotations
 
@@ -80,15 +83,6 @@ def test_chat(client: Any) -> None:
     answer = client.chat(HELLO, max_tokens=16, seed=1)
     assert answer.choices[0].message.role == "assistant" and answer.choices[0].message.content
     assert answer.id and answer.object == "chat.completion"
-
-
-def test_streamed_chat(client: Any) -> None:
-    """The chunks are read. Of `data: [DONE]`, which TGI has sent since, this client knows nothing: it ends there."""
-    said = ""
-    with pytest.raises(json.JSONDecodeError):
-        for chunk in client.chat(HELLO, max_tokens=16, seed=1, stream=True):
-            said += chunk.choices[0].delta.content or ""
-    assert said == client.chat(HELLO, max_tokens=16, seed=1).choices[0].message.content
 
 
 def test_errors(client: Any, served: Served) -> None:

@@ -48,13 +48,13 @@ def call(case: Any, url: str, worker: FakeWorker) -> None:
 
 
 @SCHEMA.parametrize()
-@settings(8)
+@settings(3)
 def test_a_few_requests_of_every_kind(case: Any, url: str, worker: FakeWorker) -> None:
     call(case, url, worker)
 
 
 @pytest.mark.full
 @SCHEMA.parametrize()
-@settings(300)
+@settings(100)
 def test_many_requests_of_every_kind(case: Any, url: str, worker: FakeWorker) -> None:
     call(case, url, worker)
