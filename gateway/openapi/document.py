@@ -33,16 +33,27 @@ def build(operations: Sequence[Operation], version: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "jsonSchemaDialect": DIALECT,
-        "info": {"title": "Sagrada", "version": version, "description": ABOUT, "license": {"name": "Apache-2.0"}},
+        "info": {
+            "title": "Sagrada",
+            "version": version,
+            "description": ABOUT,
+            "license": {"name": "Apache-2.0"},
+        },
         "paths": paths,
-        "components": {"schemas": components, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
         # The second: a gateway without keys asks nobody for one.
         "security": [{"key": []}, {}],
     }
 
 
 def _types(operation: Operation) -> Iterator[Any]:
-    bodies = [operation.body, *(each for answer in operation.answers.values() for each in answer.content.values())]
+    bodies = [
+        operation.body,
+        *(each for answer in operation.answers.values() for each in answer.content.values()),
+    ]
     for body in bodies:
         if body is not None:
             yield from body.types if isinstance(body, Either) else [body]
@@ -123,7 +134,9 @@ def _answer(answer: Answer, schemas: dict[Any, Any]) -> dict[str, Any]:
     headers = {
         name: {"description": says, "schema": {"type": "string"}} for name, says in answer.headers.items()
     }
-    content = {media: {"schema": _body(media, _schema(each, schemas))} for media, each in answer.content.items()}
+    content = {
+        media: {"schema": _body(media, _schema(each, schemas))} for media, each in answer.content.items()
+    }
     return {"description": answer.says} | _told({"headers": headers, "content": content})
 
 

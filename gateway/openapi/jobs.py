@@ -34,7 +34,10 @@ KEY = Parameter(
     {"type": "string", "minLength": 1, "maxLength": 255},
 )
 LAST_EVENT = Parameter(
-    "Last-Event-ID", "header", "The last event that was received; the stream goes on behind it.", {"type": "integer"}
+    "Last-Event-ID",
+    "header",
+    "The last event that was received; the stream goes on behind it.",
+    {"type": "integer"},
 )
 AFTER = Parameter(
     "starting_after", "query", "As Last-Event-ID, for whoever can set no header.", {"type": "integer"}
@@ -56,7 +59,10 @@ OPERATIONS = (
         more="It outlives this connection: look at it, wait for it, or stream it by its id.",
         parameters=(WAIT, PREFER, KEY),
         body=GenerateRequest,
-        examples={"a story": STORY, "greedy": {"inputs": "Q: What is the capital of France?\nA:", "parameters": {}}},
+        examples={
+            "a story": STORY,
+            "greedy": {"inputs": "Q: What is the capital of France?\nA:", "parameters": {}},
+        },
         answers={
             200: Answer("The job has ended already.", {JSON: JobObject}),
             202: Answer(

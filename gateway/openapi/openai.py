@@ -31,7 +31,9 @@ MODEL = Parameter("name", "path", "The model's id.", {"type": "string", "minLeng
 HELLO = {"model": "tgi", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32}
 STREAMED = HELLO | {"stream": True, "stream_options": {"include_usage": True}}
 SCHEMA = {"type": "object", "properties": {"tame": {"type": "boolean"}}, "required": ["tame"]}
-FORMATTED = HELLO | {"response_format": {"type": "json_schema", "json_schema": {"name": "pet", "schema": SCHEMA}}}
+FORMATTED = HELLO | {
+    "response_format": {"type": "json_schema", "json_schema": {"name": "pet", "schema": SCHEMA}}
+}
 TOOL = {"type": "function", "function": {"name": "keep", "description": "Keep a pet.", "parameters": SCHEMA}}
 CALLED = HELLO | {"tools": [TOOL], "tool_choice": "required"}
 PROMPT = {"model": "tgi", "prompt": "Once upon a time", "max_tokens": 32, "temperature": 0}
@@ -51,7 +53,9 @@ OPERATIONS = (
         body=ChatRequest,
         examples={"hello": HELLO, "streamed": STREAMED, "a JSON schema": FORMATTED, "a tool": CALLED},
         answers={
-            200: Answer(f"The answer; {EVENTS}", {JSON: ChatCompletion, SSE: Either((ChatChunk, ErrorBody))}, ID),
+            200: Answer(
+                f"The answer; {EVENTS}", {JSON: ChatCompletion, SSE: Either((ChatChunk, ErrorBody))}, ID
+            ),
             **REFUSED,
         },
     ),

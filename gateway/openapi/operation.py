@@ -67,7 +67,9 @@ class Operation:
     @property
     def id(self) -> str:
         """Unique, and the same in every version."""
-        return "_".join([self.method, *self.path.replace("<", " ").replace(">", " ").replace("/", " ").split()])
+        return "_".join(
+            [self.method, *self.path.replace("<", " ").replace(">", " ").replace("/", " ").split()]
+        )
 
 
 RETRY_AFTER = {"Retry-After": "Seconds after which to try again."}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.ops import Alive, Ready
 from gateway.openapi.operation import JSON, TEXT, Answer, Operation, refusals
+from gateway.ops import Alive, Ready
 
 TAG = "Operation"
 

@@ -43,7 +43,11 @@ POLICY = "; ".join(
 )
 """Swagger UI's pictures are data in its style sheet."""
 
-PAGE = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+PAGE = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 FRESH = {"Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"}
 
 

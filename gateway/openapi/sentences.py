@@ -35,5 +35,7 @@ def _below_fields(cls: type[msgspec.Struct]) -> Iterator[tuple[str, str]]:
 
 def _is_text(node: Any) -> bool:
     return (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
     )

@@ -43,8 +43,8 @@ CHAT_TEMPLATE = """\
     {{- '<|assistant|>' }}
 {%- endif %}
 """
-"""The Jinja form of `render_chat`; a test holds the two together. Tools are written as Hermes' models do, so that clients
-which send them can be tried: the model was taught none, and only a grammar makes it call one."""
+"""The Jinja form of `render_chat`; a test holds the two together. Tools are written as Hermes' models do, so that
+clients which send them can be tried: the model was taught none, and only a grammar makes it call one."""
 
 Role = Literal["system", "user", "assistant"]
 Turn = tuple[str, str]

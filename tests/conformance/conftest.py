@@ -1,4 +1,4 @@
-"""A running fleet with the built-in demo model, as its users start it: Redis, a worker, a gateway, and one that asks for keys."""
+"""A running fleet with the built-in demo model: Redis, a worker, a gateway, and a gateway that asks for keys."""
 
 from __future__ import annotations
 

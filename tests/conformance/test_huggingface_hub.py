@@ -23,7 +23,10 @@ PET = {
     "required": ["kind", "tame"],
     "additionalProperties": False,
 }
-KEEP: Any = {"type": "function", "function": {"name": "keep", "description": "Keep a pet.", "parameters": PET}}
+KEEP: Any = {
+    "type": "function",
+    "function": {"name": "keep", "description": "Keep a pet.", "parameters": PET},
+}
 
 
 @pytest.fixture
@@ -50,7 +53,12 @@ class TestTextGeneration:
 
     def test_details(self, client: InferenceClient) -> None:
         answer = client.text_generation(
-            STORY, details=True, max_new_tokens=12, decoder_input_details=True, top_n_tokens=2, return_full_text=False
+            STORY,
+            details=True,
+            max_new_tokens=12,
+            decoder_input_details=True,
+            top_n_tokens=2,
+            return_full_text=False,
         )
         details: Any = answer.details
         assert details.finish_reason == "length" and details.generated_tokens == len(details.tokens) == 12
@@ -109,14 +117,22 @@ class TestChat:
 
     def test_streamed(self, client: InferenceClient) -> None:
         whole = client.chat_completion(HELLO, temperature=0.0).choices[0].message.content
-        chunks = [*client.chat_completion(HELLO, temperature=0.0, stream=True, stream_options={"include_usage": True})]
+        chunks = [
+            *client.chat_completion(
+                HELLO, temperature=0.0, stream=True, stream_options={"include_usage": True}
+            )
+        ]
         assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole
         assert chunks[-1].usage and chunks[-1].usage.completion_tokens
 
     def test_logprobs(self, client: InferenceClient) -> None:
         answer = client.chat_completion(HELLO, logprobs=True, top_logprobs=2, max_tokens=4, temperature=0.0)
         scored = answer.choices[0].logprobs
-        assert scored and len(scored.content) == 4 and all(len(token.top_logprobs) == 2 for token in scored.content)
+        assert (
+            scored
+            and len(scored.content) == 4
+            and all(len(token.top_logprobs) == 2 for token in scored.content)
+        )
 
     @pytest.mark.parametrize("choice", ["required", {"function": {"name": "keep"}}])
     def test_tools(self, client: InferenceClient, choice: Any) -> None:
@@ -127,7 +143,9 @@ class TestChat:
 
     def test_streamed_tools(self, client: InferenceClient) -> None:
         arguments = ""
-        for chunk in client.chat_completion(HELLO, tools=[KEEP], tool_choice="required", stream=True, max_tokens=200):
+        for chunk in client.chat_completion(
+            HELLO, tools=[KEEP], tool_choice="required", stream=True, max_tokens=200
+        ):
             for call in chunk.choices[0].delta.tool_calls or []:
                 if call.index == 0:
                     arguments += call.function.arguments
@@ -180,17 +198,27 @@ class TestAsync:
         async def ask() -> tuple[str, str, Any]:
             async with aclient:
                 text = await aclient.text_generation(STORY, max_new_tokens=12)
-                pieces = [piece async for piece in await aclient.text_generation(STORY, max_new_tokens=12, stream=True)]
+                pieces = [
+                    piece
+                    async for piece in await aclient.text_generation(STORY, max_new_tokens=12, stream=True)
+                ]
                 detailed = await aclient.text_generation(STORY, max_new_tokens=12, details=True)
                 return text, "".join(pieces), detailed
 
         text, streamed, detailed = asyncio.run(ask())
-        assert text == STORY + streamed == detailed.generated_text == client.text_generation(STORY, max_new_tokens=12)
+        assert (
+            text
+            == STORY + streamed
+            == detailed.generated_text
+            == client.text_generation(STORY, max_new_tokens=12)
+        )
 
     def test_chat(self, aclient: AsyncInferenceClient) -> None:
         async def ask() -> tuple[Any, str]:
             async with aclient:
-                called = await aclient.chat_completion(HELLO, tools=[KEEP], tool_choice="required", max_tokens=200)
+                called = await aclient.chat_completion(
+                    HELLO, tools=[KEEP], tool_choice="required", max_tokens=200
+                )
                 stream = await aclient.chat_completion(HELLO, stream=True, max_tokens=8)
                 return called, "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 

@@ -50,7 +50,9 @@ class TestChatOpenAI:
 
     def test_stream(self, chat: ChatOpenAI) -> None:
         chunks = [*chat.stream(HELLO)]
-        assert "".join(str(chunk.content) for chunk in chunks) == chat.invoke(HELLO).content and len(chunks) > 2
+        assert (
+            "".join(str(chunk.content) for chunk in chunks) == chat.invoke(HELLO).content and len(chunks) > 2
+        )
 
     def test_batch_and_async(self, chat: ChatOpenAI) -> None:
         once = chat.invoke(HELLO).content

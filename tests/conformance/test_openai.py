@@ -62,8 +62,14 @@ class TestChat:
     def test_plain(self, client: OpenAI) -> None:
         answer = client.chat.completions.create(model="demo", messages=HELLO, temperature=0)
         (choice,) = answer.choices
-        assert choice.message.role == "assistant" and choice.message.content and choice.finish_reason == "stop"
-        assert answer.id.startswith("chatcmpl-") and answer.object == "chat.completion" and answer.model == "demo"
+        assert (
+            choice.message.role == "assistant" and choice.message.content and choice.finish_reason == "stop"
+        )
+        assert (
+            answer.id.startswith("chatcmpl-")
+            and answer.object == "chat.completion"
+            and answer.model == "demo"
+        )
         usage = answer.usage
         assert usage and usage.total_tokens == usage.prompt_tokens + usage.completion_tokens > 2
 
@@ -134,7 +140,11 @@ class TestChat:
         assert "".join(token.token for token in tokens).startswith(choice.message.content or "-")
         for token in tokens:
             likely = [top.logprob for top in token.top_logprobs]
-            assert len(likely) == 3 and likely == sorted(likely, reverse=True) and token.logprob == likely[0] <= 0
+            assert (
+                len(likely) == 3
+                and likely == sorted(likely, reverse=True)
+                and token.logprob == likely[0] <= 0
+            )
             assert bytes(token.bytes or []).decode(errors="replace") == token.token
 
 
@@ -174,7 +184,9 @@ class TestTools:
         painted(arguments)
 
     def test_the_way_back(self, client: OpenAI) -> None:
-        first = client.chat.completions.create(model="demo", messages=HELLO, tools=[PAINT], tool_choice="required")
+        first = client.chat.completions.create(
+            model="demo", messages=HELLO, tools=[PAINT], tool_choice="required"
+        )
         said = first.choices[0].message
         results = [
             {"role": "tool", "tool_call_id": call.id, "content": "Done."} for call in said.tool_calls or []
@@ -252,7 +264,9 @@ class TestCompletions:
 
 def test_models(client: OpenAI) -> None:
     models = client.models.list().data
-    assert [model.id for model in models] == ["demo"] and models[0].object == "model" and models[0].created > 0
+    assert (
+        [model.id for model in models] == ["demo"] and models[0].object == "model" and models[0].created > 0
+    )
     assert client.models.retrieve("demo").id == "demo"
 
 
@@ -306,7 +320,9 @@ class TestAsync:
     def test_streamed(self, aclient: AsyncOpenAI) -> None:
         async def ask() -> str:
             async with aclient:
-                stream = await aclient.chat.completions.create(model="demo", messages=HELLO, stream=True, seed=3)
+                stream = await aclient.chat.completions.create(
+                    model="demo", messages=HELLO, stream=True, seed=3
+                )
                 return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
         assert asyncio.run(ask())

@@ -114,7 +114,10 @@ def test_async(client: Any, aclient: Any) -> None:
     answer, events, chat = asyncio.run(ask())
     assert answer == client.generate(STORY, max_new_tokens=10)
     assert events[-1].generated_text == answer.generated_text
-    assert chat.choices[0].message.content == client.chat(HELLO, max_tokens=16, seed=1).choices[0].message.content
+    assert (
+        chat.choices[0].message.content
+        == client.chat(HELLO, max_tokens=16, seed=1).choices[0].message.content
+    )
 
 
 def test_async_errors(aclient: Any) -> None:

@@ -113,7 +113,9 @@ def test_chat_template_writes_tools_as_hermes_models_do(tokenizer: Any) -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "1", "content": "4"},
     ]
-    rendered = tokenizer.apply_chat_template(messages, tools=[add], tokenize=False, add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(
+        messages, tools=[add], tokenize=False, add_generation_prompt=True
+    )
     said = '<|assistant|><tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 2}}\n</tool_call><|end|>'
     assert f"{said}<|user|>4<|end|><|assistant|>" in rendered
     assert rendered.startswith(tokenizer.bos_token + "<|system|>Tools:\n" + json.dumps(add))

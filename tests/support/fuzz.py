@@ -16,12 +16,20 @@ JSON_TYPES = (
     "application/json; charset=utf-16",
     "application/problem+json",
 )
-OTHER_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "json", "*/*")
+OTHER_TYPES = (
+    "text/plain",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=x",
+    "",
+    "json",
+    "*/*",
+)
 NUMBERS = (
     "1e400", "-1e400", "1" + "0" * 400, "NaN", "Infinity", "-Infinity", "-0", "1e-400", "00", "0x10", "1_000", "+1", ".5",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    None, True, "", "x", 0, -1, 1.5, 2**31, 2**53 + 1, 2**64, -(2**63), 1e308, [], {}, [[]], [None], {"": {}}, "\x00", "\ufffe",
+    None, True, "", "x", 0, -1, 1.5, 2**31, 2**53 + 1, 2**64, -(2**63), 1e308, [], {}, [[]], [None],
+    {"": {}}, "\x00", "\ufffe",
 )  # fmt: skip
 
 
@@ -124,7 +132,9 @@ def _twice(chance: random.Random, body: dict[str, Any]) -> bytes:
 
 def _encoded(chance: random.Random, body: dict[str, Any]) -> bytes:
     text = json.dumps(_put(chance, body, "größe"), ensure_ascii=False)
-    return text.encode(chance.choice(("utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "utf-7", "cp500")))
+    return text.encode(
+        chance.choice(("utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "utf-7", "cp500"))
+    )
 
 
 def _control(chance: random.Random, body: dict[str, Any]) -> bytes:
@@ -139,17 +149,23 @@ def _surrogate(chance: random.Random, body: dict[str, Any]) -> bytes:
 
 
 def _long(chance: random.Random, body: dict[str, Any]) -> bytes:
-    value = chance.choice(("a" * 100_000, ["a"] * 10_000, "\u20ac" * 30_000, {str(n): n for n in range(5_000)}))
+    value = chance.choice(
+        ("a" * 100_000, ["a"] * 10_000, "\u20ac" * 30_000, {str(n): n for n in range(5_000)})
+    )
     return _dump(_put(chance, body, value))
 
 
 def _around(chance: random.Random, body: dict[str, Any]) -> bytes:
-    before, after = chance.choice(((b"", b"x"), (b"", b"\x00"), (b"[", b"]"), (b"//\n", b""), (b"\xef\xbb\xbf", b""), (b"\x0c", b"")))
+    before, after = chance.choice(
+        ((b"", b"x"), (b"", b"\x00"), (b"[", b"]"), (b"//\n", b""), (b"\xef\xbb\xbf", b""), (b"\x0c", b""))
+    )
     return before + _dump(body) + after
 
 
 def _other(chance: random.Random, body: dict[str, Any]) -> bytes:
-    return chance.choice((b"", b" ", b"null", b"true", b"0", b'""', b"[]", b"{}", b"'", b"{'inputs': 'a'}", b"\xff\xfe"))
+    return chance.choice(
+        (b"", b" ", b"null", b"true", b"0", b'""', b"[]", b"{}", b"'", b"{'inputs': 'a'}", b"\xff\xfe")
+    )
 
 
 def _huge(chance: random.Random, body: dict[str, Any]) -> bytes:
@@ -159,7 +175,7 @@ def _huge(chance: random.Random, body: dict[str, Any]) -> bytes:
 DAMAGES: Mapping[str, Damage] = {
     function.__name__.strip("_"): function
     for function in (
-        _truncated, _flipped, _noise, _wrong_type, _number, _deep, _missing, _twice, _encoded, _control, _surrogate, _long,
-        _around, _other, _huge,
+        _truncated, _flipped, _noise, _wrong_type, _number, _deep, _missing, _twice, _encoded, _control, _surrogate,
+        _long, _around, _other, _huge,
     )
 }  # fmt: skip

@@ -14,6 +14,7 @@ import pytest
 from gateway.openapi.operation import Operation
 from gateway.openapi.routes import OPERATIONS, document
 from tests.integration.gateway.client import http
+from tests.integration.gateway.conftest import GatewayProcess
 from tests.integration.gateway.fake import FakeWorker
 from tests.support.fuzz import DAMAGES, Bad, bodies
 from tests.support.processes import until
@@ -47,7 +48,6 @@ def nothing_is_left(worker: FakeWorker) -> bool:
 
 
 def fuzz(url: str, worker: FakeWorker, operation: Operation, seed: int, rounds: int) -> None:
-    worker.step = 0.0002  # a body that lost its max_new_tokens asks for two thousand
     good = next(iter(operation.examples.values()))
     for bad in islice(bodies(seed, good, MOST_BYTES), rounds):
         answer = http.request(
@@ -58,21 +58,23 @@ def fuzz(url: str, worker: FakeWorker, operation: Operation, seed: int, rounds: 
 
 
 @pytest.mark.parametrize("operation", TAKERS, ids=lambda operation: operation.path)
-def test_damaged_bodies(url: str, worker: FakeWorker, operation: Operation) -> None:
-    fuzz(url, worker, operation, seed=7, rounds=60)
+def test_damaged_bodies(gateway: GatewayProcess, brief: FakeWorker, operation: Operation) -> None:
+    fuzz(gateway.url, brief, operation, seed=7, rounds=40)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("operation", TAKERS, ids=lambda operation: operation.path)
-def test_many_damaged_bodies(url: str, worker: FakeWorker, operation: Operation, seed: int) -> None:
-    fuzz(url, worker, operation, seed=100 + seed, rounds=1000)
+def test_many_damaged_bodies(
+    gateway: GatewayProcess, brief: FakeWorker, operation: Operation, seed: int
+) -> None:
+    fuzz(gateway.url, brief, operation, seed=100 + seed, rounds=1000)
 
 
 def test_every_damage_is_done() -> None:
     """By the short test, too, over its routes together."""
     good = TAKERS[0].examples["a story"]
-    done = [bad.how for bad in islice(bodies(7, good, MOST_BYTES), 60)]
+    done = [bad.how for bad in islice(bodies(7, good, MOST_BYTES), 40)]
     assert {*done} == {*DAMAGES}
 
 

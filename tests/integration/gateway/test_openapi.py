@@ -33,7 +33,9 @@ def test_the_page_and_its_files_come_from_here(url: str, worker: FakeWorker) -> 
     assert len(names) == 4
     for name in names:
         file = http.get(f"{url}/{name}")
-        assert file.status_code == 200 and file.content and file.headers["x-content-type-options"] == "nosniff"
+        assert (
+            file.status_code == 200 and file.content and file.headers["x-content-type-options"] == "nosniff"
+        )
     assert http.get(url + "/docs/../app.py").status_code == 404
     assert http.get(url + "/docs/oauth2-redirect.html").status_code == 404
 

@@ -1,4 +1,4 @@
-"""What schemathesis makes of our document: no answer is a server's fault, and none is one that the document does not tell."""
+"""What schemathesis makes of our document: no answer is a server's fault, or one that the document does not tell."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from gateway.openapi.routes import document
+from tests.integration.gateway.conftest import GatewayProcess
 from tests.integration.gateway.fake import FakeWorker
 
-SCHEMA = schemathesis.openapi.from_dict(json.loads(document()))
+CONFIG = schemathesis.Config.from_dict({"phases": {"coverage": {"enabled": False}}})
+"""Without the hundreds of requests of the phase that bounds are tried in: test_fuzz.py has its own."""
+SCHEMA = schemathesis.openapi.from_dict(json.loads(document()), config=CONFIG)
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -42,19 +45,18 @@ def settings(examples: int) -> hypothesis.settings:
     )
 
 
-def call(case: Any, url: str, worker: FakeWorker) -> None:
-    worker.step = 0.0002
+def call(case: Any, url: str) -> None:
     case.call_and_validate(base_url=url, checks=CHECKS, timeout=30)
 
 
 @SCHEMA.parametrize()
 @settings(3)
-def test_a_few_requests_of_every_kind(case: Any, url: str, worker: FakeWorker) -> None:
-    call(case, url, worker)
+def test_a_few_requests_of_every_kind(case: Any, gateway: GatewayProcess, brief: FakeWorker) -> None:
+    call(case, gateway.url)
 
 
 @pytest.mark.full
 @SCHEMA.parametrize()
 @settings(100)
-def test_many_requests_of_every_kind(case: Any, url: str, worker: FakeWorker) -> None:
-    call(case, url, worker)
+def test_many_requests_of_every_kind(case: Any, gateway: GatewayProcess, brief: FakeWorker) -> None:
+    call(case, gateway.url)

@@ -1,4 +1,4 @@
-"""The OpenAPI document: it tells of every route, refers to nothing that is not there, and says what each field means."""
+"""The OpenAPI document: it tells of every route, refers to nothing that is not there, and says what fields mean."""
 
 from __future__ import annotations
 
@@ -94,7 +94,10 @@ def test_the_examples_are_what_the_schemas_ask_for(told: dict[str, Any]) -> None
 def test_fields_have_the_sentences_below_them(told: dict[str, Any]) -> None:
     written = sentences(SamplingParams)
     assert written["min_p"] == "Drop tokens less likely than this share of the likeliest, [0, 1)."
-    assert written["min_new_tokens"].startswith("So many tokens come before") and "\n" not in written["min_new_tokens"]
+    assert (
+        written["min_new_tokens"].startswith("So many tokens come before")
+        and "\n" not in written["min_new_tokens"]
+    )
     request = told["components"]["schemas"]["GenerateRequest"]["properties"]
     assert request["ttl"]["description"] == "Seconds from submission to the deadline."
 
