@@ -266,11 +266,15 @@ def test_a_client_that_leaves_cancels_all_of_its_jobs(url: str, worker: FakeWork
     asked = {"prompt": ["the", "cat"], "max_tokens": 1900, "stream": stream}
     with Post(url, "/v1/completions", asked):
         jobs = until(lambda: [*worker.running] if len(worker.running) == 2 else None, 30, "both jobs")
-    for job_id in jobs:
-        state = until(
-            lambda: (r := worker.ledger.record(job_id)) and r.terminal and r.state, 30, "the cancel"
-        )
-        assert state == "cancelled"
+    records = until(
+        lambda: (
+            all((r := worker.ledger.record(job_id)) and r.terminal for job_id in jobs)
+            and [worker.ledger.record(job_id) for job_id in jobs]
+        ),
+        30,
+        "the cancels",
+    )
+    assert [record.state for record in records if record] == ["cancelled"] * 2
 
 
 def test_a_deleted_job(url: str, worker: FakeWorker) -> None:
