@@ -76,7 +76,8 @@ def of_msgspec(error: msgspec.ValidationError) -> Invalid:
     if found and found.groups():
         path = f"{path}.{found[1]}" if path else found[1]
     said = re.sub(r"`(\w+)( \| null)?`", lambda word: JSON_WORDS.get(word[1], word[1]), what)
-    return Invalid(sentence.format(path or "body", said[:1].lower() + said[1:]), path or None, code)
+    said = said[0].lower() + said[1:] if code == "invalid_type" else said
+    return Invalid(sentence.format(path or "body", said), path or None, code)
 
 
 def of_wire(error: ValidationError, names: Mapping[str, str]) -> Invalid:

@@ -79,7 +79,7 @@ def offer_of(asked: ChatRequest) -> Offer | None:
             )
     if named and choice not in [spec.function.name for spec in specs]:
         raise Invalid(f"Invalid value: {choice!r}. `tool_choice` names no tool of `tools`.", "tool_choice")
-    if not specs or choice == "none" and not named:
+    if not specs or (choice == "none" and not named):
         return None
     required = choice if named and choice else choice == "required"
     return Offer(tuple(specs), required, parallel=asked.parallel_tool_calls is not False)

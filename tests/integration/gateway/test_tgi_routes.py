@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.integration.gateway import fake
 from tests.integration.gateway.client import Post, http, submit
-from tests.integration.gateway.conftest import GatewayProcess
 from tests.integration.gateway.fake import FakeWorker
 from tests.support.processes import until
 
@@ -89,51 +86,38 @@ class TestInvocations:
 class TestChats:
     """Bodies of OpenAI's where TGI takes them, too."""
 
-    @pytest.fixture
-    def chat_url(
-        self, gateway: GatewayProcess, redis_url: str, monkeypatch: pytest.MonkeyPatch
-    ) -> Iterator[str]:
-        """A gateway whose model has a chat template."""
-        template = b"{% for m in messages %}{{ m.content }} {% endfor %}now"
-        files = fake.tokenizer_files() | {"chat_template.jinja": template}
-        monkeypatch.setattr(fake, "tokenizer_files", lambda: files)
-        with FakeWorker(redis_url):
-            ready = lambda: http.post(gateway.url + "/chat_tokenize", json=CHAT).status_code == 200  # noqa: E731
-            until(ready, 30, "the chat template")
-            yield gateway.url
-
-    def test_invocations_answers_as_their_own_routes_do(self, chat_url: str) -> None:
-        chat = http.post(chat_url + "/invocations", json=CHAT | {"max_tokens": 2}).json()
+    def test_invocations_answers_as_their_own_routes_do(self, url: str, worker: FakeWorker) -> None:
+        chat = http.post(url + "/invocations", json=CHAT | {"max_tokens": 2}).json()
         assert chat["object"] == "chat.completion" and chat["choices"][0]["message"]["content"] == "w0 w1 "
-        text = http.post(chat_url + "/invocations", json={"prompt": "the cat", "max_tokens": 2}).json()
+        text = http.post(url + "/invocations", json={"prompt": "the cat", "max_tokens": 2}).json()
         assert text["object"] == "text_completion" and text["choices"][0]["text"] == "w0 w1 "
-        streamed = http.post(chat_url + "/invocations", json=CHAT | {"max_tokens": 2, "stream": True}).text
+        streamed = http.post(url + "/invocations", json=CHAT | {"max_tokens": 2, "stream": True}).text
         assert streamed.startswith("data: {") and streamed.endswith("data: [DONE]\n\n")
 
-    def test_messages_come_before_a_prompt(self, chat_url: str) -> None:
-        both = http.post(chat_url + "/invocations", json=CHAT | {"prompt": "a", "max_tokens": 1}).json()
+    def test_messages_come_before_a_prompt(self, url: str, worker: FakeWorker) -> None:
+        both = http.post(url + "/invocations", json=CHAT | {"prompt": "a", "max_tokens": 1}).json()
         assert both["object"] == "chat.completion"
 
-    def test_what_is_wrong_is_told_in_their_routes_words(self, chat_url: str) -> None:
+    def test_what_is_wrong_is_told_in_their_routes_words(self, url: str, worker: FakeWorker) -> None:
         for asked, route in [
             (CHAT | {"top_p": 2}, "/v1/chat/completions"),
             (CHAT | {"model": "nobody"}, "/v1/chat/completions"),
             ({"prompt": []}, "/v1/completions"),
             ({"prompt": "fail"}, "/v1/completions"),
         ]:
-            there, here = (http.post(chat_url + each, json=asked) for each in (route, "/invocations"))
+            there, here = (http.post(url + each, json=asked) for each in (route, "/invocations"))
             assert here.status_code == there.status_code >= 400 and here.json() == there.json()
             assert "message" in here.json()["error"]
 
-    def test_vertex_takes_chats_beside_prompts(self, chat_url: str) -> None:
+    def test_vertex_takes_chats_beside_prompts(self, url: str, worker: FakeWorker) -> None:
         asked = [CHAT | {"max_tokens": 2}, body(tokens=1), CHAT | {"max_tokens": 9, "stop": ["w2"]}]
-        answer = http.post(chat_url + "/vertex", json={"instances": asked})
+        answer = http.post(url + "/vertex", json={"instances": asked})
         assert answer.status_code == 200, answer.text
         assert answer.json()["predictions"][:2] == ["w0 w1 ", "w0 "]
 
     @pytest.mark.parametrize("fields", [{"top_p": 2}, {"n": 2}, {"messages": []}])
-    def test_vertex_refuses_a_bad_chat(self, chat_url: str, fields: dict[str, Any]) -> None:
-        answer = http.post(chat_url + "/vertex", json={"instances": [CHAT | fields]})
+    def test_vertex_refuses_a_bad_chat(self, url: str, worker: FakeWorker, fields: dict[str, Any]) -> None:
+        answer = http.post(url + "/vertex", json={"instances": [CHAT | fields]})
         assert answer.status_code == 422 and answer.json()["error_type"] == "validation"
 
 
