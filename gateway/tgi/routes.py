@@ -97,7 +97,7 @@ class Api:
                 generations.append(self._accept(instance, began, stream=False))
         except Exception:
             for generation in generations:
-                gateway.withdraw(generation.accepted.job.id, generation.accepted.model.queue)
+                gateway.cancel_soon(generation.accepted.job.id)
             raise
         return respond(
             gateway.poller, request.environ, lambda exchange: Batch(gateway, exchange, generations).start()
