@@ -71,7 +71,8 @@ def test_the_other_of_the_best_has_all_details_too(url: str, worker: FakeWorker)
 
 class TestInvocations:
     def test_without_any_of_the_three_it_says_what_is_missing(self, url: str, worker: FakeWorker) -> None:
-        for asked in ({}, {"inputs": None}, {"parameters": {}}):
+        nothing: list[dict[str, Any]] = [{}, {"inputs": None}, {"parameters": {}}]
+        for asked in nothing:
             answer = http.post(url + "/invocations", json=asked)
             assert answer.status_code == 422 and "`inputs`, `messages` and `prompt`" in answer.json()["error"]
 
@@ -134,10 +135,12 @@ class TestVertex:
                 30,
                 "three jobs",
             )
-        for job_id in ids:
-            until(
-                lambda id=job_id: (r := worker.ledger.record(id)) and r.state == "cancelled", 30, "the cancel"
-            )
+
+        def cancelled() -> bool:
+            records = [worker.ledger.record(job_id) for job_id in ids]
+            return all(record is not None and record.state == "cancelled" for record in records)
+
+        until(cancelled, 30, "the cancel")
         until(lambda: worker.queue.size() == 0 and not worker.running, 30, "an idle worker")
 
 
