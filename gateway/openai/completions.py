@@ -28,7 +28,7 @@ class CompletionAnswer(Answer):
     """The texts of the first prompt come first."""
 
     def __init__(self, asked: CompletionRequest, generations: Sequence[Generation], quirks: Quirks) -> None:
-        super().__init__(asked, generations, "cmpl")
+        super().__init__(asked, generations, "cmpl", quirks)
         self._quirks = quirks
         self._n = asked.n or 1
         self._echo = bool(asked.echo)

@@ -15,7 +15,7 @@ from gateway.detach import hand_over, respond
 from gateway.fleet import Model
 from gateway.generation import Generation
 from gateway.openai import models
-from gateway.openai.answer import Answer
+from gateway.openai.answer import Answer, names_a_model
 from gateway.openai.chat import ChatAnswer
 from gateway.openai.completions import CompletionAnswer, prompts_of
 from gateway.openai.errors import CHAT_NAMES, COMPLETION_NAMES, answer, of_wire
@@ -29,9 +29,6 @@ from gateway.stream import JSON
 from gateway.tokens import tokens_of
 from wire.errors import ModelNotFound, ValidationError
 from wire.request import Bounds, GenerateRequest
-
-PLACEHOLDER = "tgi"
-"""What TGI's clients send as the model."""
 
 PREFIX = "/v1/"
 
@@ -78,7 +75,7 @@ def chat_tokenize(gateway: Gateway, body: bytes) -> Response:
 def model_of(gateway: Gateway, name: str | None) -> Model:
     """The model of that name; ModelNotFound, ModelUnavailable."""
     try:
-        return gateway.fleet.model(None if name in (None, "", PLACEHOLDER) else name)
+        return gateway.fleet.model(name if names_a_model(name) else None)
     except ModelNotFound:
         if gateway.quirks.any_model:
             return gateway.fleet.model(None)
@@ -97,7 +94,7 @@ def accept(
             accepted.append(Generation(gateway.admission.accept(job, bounds=bounds, bound=True), began))
     except Exception as error:
         for generation in accepted:
-            gateway.withdraw(generation.accepted.job.id, generation.accepted.model.queue)
+            gateway.cancel_soon(generation.accepted.job.id)
         if isinstance(error, ValidationError):
             raise of_wire(error, names) from None
         raise
