@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -261,11 +262,15 @@ def test_a_body_that_is_too_large(ann: Person, worker: FakeWorker, route: str) -
     assert worker.queue.size() == 0
 
 
-def test_who_is_refused_with_a_body_hears_why(nobody: Person) -> None:
-    body = b'{"inputs": "' + b"a" * 190_000 + b'"}'
-    for _ in range(3):  # on one connection, which what nobody read must not spoil
-        refused = nobody.asks("POST /jobs", content=body, headers={"Content-Type": "application/json"})
-        assert refused.status_code == 401
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
+def test_who_is_refused_with_a_body_hears_why(nobody: Person, ann: Person, content_type: str) -> None:
+    """Read or not, it is off the connection before the next request comes, or the connection is closed in peace."""
+    body = b"a" * 1_900_000
+    for person, status in ((nobody, 401), (ann, 413 if content_type == "application/json" else 415)):
+        for chunked, closing in itertools.product((False, True), ({}, {"Connection": "close"})):
+            content = iter([body[:900_000], body[900_000:]]) if chunked else body
+            headers = {"Content-Type": content_type, **closing}
+            assert person.asks("POST /jobs", content=content, headers=headers).status_code == status
 
 
 def test_the_client_and_the_command_line_bring_their_key(ann: Person, bob: Person) -> None:
