@@ -18,7 +18,7 @@ def create_app(config: Config) -> tuple[Flask, Gateway]:
     app = Flask("gateway", static_folder=None)
     gateway = Gateway(config)
     errors.install(app)
-    body.install(app)
+    body.install(app, config.max_body_bytes)
     Cors(config.cors_allow_origin).install(app)
     Gate(config, ApiKeys(gateway.redis)).install(app)
     rates.install(app)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from http import HTTPStatus
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from flask import Flask, Request, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
@@ -13,58 +15,68 @@ from gateway.errors import WrongContentType
 PATIENCE = 30.0
 """Seconds without a byte after which a client is given up: it holds a thread meanwhile."""
 
-DISCARD, DISCARD_FOR = 1 << 24, 10.0
-"""Bytes, and seconds, of a body that nobody wants which are still read: see `discard`."""
+LAST_PATIENCE = 2.0
+"""Seconds for all of a body that nobody will look at."""
+
+CHUNK = 1 << 13
+"""Bytes that are read at once: what the clock is looked at between."""
+DISCARD = 1 << 24
+"""Bytes of a body that is too large which are still read, so that the client hears why instead of a reset."""
 
 
 def json_body(request: Request, most: int) -> bytes:
     """The body, at most `most` bytes; WrongContentType, RequestEntityTooLarge, RequestTimeout."""
     if not request.is_json:
         raise WrongContentType("send the body as JSON, with the header `Content-Type: application/json`")
-    sock = request.environ.get("gunicorn.socket")
-    if sock is not None:
-        sock.settimeout(PATIENCE)
     try:
-        return _read(request, most)
+        with _patience(request, PATIENCE):
+            return _read(request, most)
     except TimeoutError:
         raise RequestTimeout(f"the body did not arrive within {PATIENCE:g} s") from None
+
+
+def install(app: Flask, most: int) -> None:
+    """Have at most `most` bytes of a body read that a request was refused without: gunicorn closes a connection with
+    much of one left, under a client that sends its next request."""
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        refused = response.status_code >= 400 and ("CONTENT_LENGTH" in request.environ or _is_chunked())
+        if refused:
+            with suppress(OSError), _patience(request, LAST_PATIENCE):  # else it is closed after all
+                _skip(request, most, LAST_PATIENCE)
+        return response
+
+
+def _is_chunked() -> bool:
+    return "chunked" in request.headers.get("Transfer-Encoding", "").lower()
+
+
+@contextmanager
+def _patience(request: Request, seconds: float) -> Iterator[None]:
+    """TimeoutError within, after so long without a byte."""
+    sock: socket.socket | None = request.environ.get("gunicorn.socket")
+    if sock is None:
+        yield
+        return
+    sock.settimeout(seconds)
+    try:
+        yield
     finally:
-        if sock is not None:
-            sock.settimeout(None)
+        sock.settimeout(None)
 
 
 def _read(request: Request, most: int) -> bytes:
     # Not request.get_data(): with a chunked body werkzeug cuts off silently where its limit is.
     stream = request.environ["wsgi.input"]
     body: bytes = stream.read(most + 1)
-    if len(body) > most:
-        raise RequestEntityTooLarge
-    return body
+    if len(body) <= most:
+        return body
+    _skip(request, DISCARD, PATIENCE)
+    raise RequestEntityTooLarge
 
 
-def discard(request: Request) -> None:
-    """Read on, in vain: who still sends when the connection is closed hears of a reset, and not why he was refused."""
-    sock, stream = request.environ.get("gunicorn.socket"), request.environ["wsgi.input"]
-    left, deadline = DISCARD, time.monotonic() + DISCARD_FOR
-    try:
-        while left > 0 and (seconds := deadline - time.monotonic()) > 0:
-            if sock is not None:
-                sock.settimeout(seconds)
-            if not (data := stream.read(8192)):
-                return
-            left -= len(data)
-    except Exception:  # it has left, dawdles, or its chunks make no sense: gunicorn closes the connection
-        return
-    finally:
-        if sock is not None:
-            sock.settimeout(None)
-
-
-def install(app: Flask) -> None:
-    """Have what is left of the bodies of refused requests discarded."""
-
-    @app.after_request
-    def finish(response: Response) -> Response:
-        if response.status_code >= 400 and response.status_code != HTTPStatus.REQUEST_TIMEOUT:
-            discard(request)
-        return response
+def _skip(request: Request, most: int, seconds: float) -> None:
+    stream, deadline = request.environ["wsgi.input"], time.monotonic() + seconds
+    while most > 0 and time.monotonic() < deadline and (data := stream.read(CHUNK)):
+        most -= len(data)

@@ -262,14 +262,17 @@ def test_a_body_that_is_too_large(ann: Person, worker: FakeWorker, route: str) -
     assert worker.queue.size() == 0
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
-def test_who_is_refused_with_a_body_hears_why(nobody: Person, ann: Person, content_type: str) -> None:
+def test_who_is_refused_with_a_body_hears_why(nobody: Person, ann: Person) -> None:
     """Read or not, it is off the connection before the next request comes, or the connection is closed in peace."""
-    body = b"a" * 1_900_000
-    for person, status in ((nobody, 401), (ann, 413 if content_type == "application/json" else 415)):
+    for person, kind, size, status in (
+        (nobody, "application/json", 190_000, 401),
+        (ann, "text/plain", 190_000, 415),
+        (ann, "application/json", 1_900_000, 413),
+    ):
+        body = b"a" * size
         for chunked, closing in itertools.product((False, True), ({}, {"Connection": "close"})):
-            content = iter([body[:900_000], body[900_000:]]) if chunked else body
-            headers = {"Content-Type": content_type, **closing}
+            content = iter([body[: size // 2], body[size // 2 :]]) if chunked else body
+            headers = {"Content-Type": kind, **closing}
             assert person.asks("POST /jobs", content=content, headers=headers).status_code == status
 
 
