@@ -91,14 +91,11 @@ class Api:
 
     def vertex(self, instances: list[GenerateRequest], began: float) -> Response:
         """All of them, at once."""
-        gateway, generations = self._gateway, list[Generation]()
-        try:
-            for instance in instances:
-                generations.append(self._accept(instance, began, stream=False))
-        except Exception:
-            for generation in generations:
-                gateway.cancel_soon(generation.accepted.job.id)
-            raise
+        gateway = self._gateway
+        for instance in instances:
+            self._check(instance)
+        accepted = gateway.admission.accept_all(instances, bounds=gateway.bounds, bound=True)
+        generations = [Generation(each, began) for each in accepted]
         return respond(
             gateway.poller, request.environ, lambda exchange: Batch(gateway, exchange, generations).start()
         )
@@ -113,11 +110,14 @@ class Api:
 
     def _accept(self, asked: GenerateRequest, began: float, stream: bool) -> Generation:
         gateway = self._gateway
-        if (asked.params.n or 1) > 1:
-            raise ValidationError("`n` must be 1 here, where an answer is one text: use /jobs")
-        gateway.admit_stream()
+        self._check(asked)
         accepted = gateway.admission.accept(asked, bounds=gateway.bounds, stream=stream, bound=True)
         return Generation(accepted, began)
+
+    def _check(self, asked: GenerateRequest) -> None:
+        if (asked.params.n or 1) > 1:
+            raise ValidationError("`n` must be 1 here, where an answer is one text: use /jobs")
+        self._gateway.admit_stream()
 
 
 def blueprint(gateway: Gateway) -> Blueprint:
