@@ -57,6 +57,8 @@ class Reconciler:
     def __init__(self, redis: Redis, result_ttl: float, send: Send, owner: Owner) -> None:
         """`redis` must return bytes, and is this thread's own."""
         self.counters: Counter[str] = Counter()
+        self.unbegun: Counter[str] = Counter()
+        """Jobs that it ended before any worker had begun them: expired, dropped."""
         self._redis, self._send, self._owner = redis, send, owner
         self._doubtful: list[str] = []
         """Jobs to look at besides those that are due: is one said to be in this process's hands, and is not?"""
@@ -143,18 +145,23 @@ class Reconciler:
         try:
             if record.limit <= now:
                 self.counters["expired"] += 1
-                spread(self._redis, job_id, self._ledger.expire(job_id))
+                self._end(job_id, self._ledger.expire(job_id), "expired")
                 return True
             if record.gateway and record.gateway not in gateways:
                 self.counters["abandoned"] += 1
                 log.warning("job %s is cancelled: the gateway that held its connection is gone", job_id)
-                spread(self._redis, job_id, self._ledger.cancel(job_id))
+                self._end(job_id, self._ledger.cancel(job_id), "dropped")
                 return True
         except JobNotFound:
             return True
         if record.limit < now + 1000 * PAUSE:
             self._open.look_again(job_id, record.limit)
         return False
+
+    def _end(self, job_id: str, stopped: Stopped, how: str) -> None:
+        if stopped.unbegun:
+            self.unbegun[how] += 1
+        spread(self._redis, job_id, stopped)
 
     def _queue_again(self, suspect: Suspect) -> None:
         try:
