@@ -106,7 +106,7 @@ def blob_key(digest: str) -> str:
 
 def totals_key(scope: Sequence[str]) -> str:
     """What is counted for a model, or a model's worker, or with an empty scope for none."""
-    return f"{TOTALS}:{json.dumps(scope, ensure_ascii=False, separators=(",", ":"))}"
+    return f"{TOTALS}:{json.dumps(scope, ensure_ascii=False, separators=(',', ':'))}"
 
 
 def counted_key(process: str) -> str:

@@ -27,6 +27,8 @@ BETWEEN = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0
            2.5, 5.0, 10.0)  # fmt: skip
 """Seconds between tokens."""
 
+SKIPPED = (0.0, 1.0, 2.0, 4.0)
+
 METHODS = ("method=prefill", "method=decode")
 PHASES = ("phase=prefill", "phase=decode", "phase=score")
 
@@ -65,9 +67,7 @@ def _errors(*kinds: str) -> tuple[str, ...]:
     return tuple(f"err={kind}" for kind in kinds)
 
 
-FAILURE = (
-    "Requests that were refused (without a model's label), failed, were cancelled (dropped) or ran out of time (expired)."
-)
+FAILURE = "Requests refused (no model's label), failed, cancelled (dropped) or out of time (expired)."
 ENDED = ("validation", "dropped", "expired")
 
 TGI = (
@@ -101,7 +101,7 @@ TGI = (
     ),
     Metric(
         "tgi_request_skipped_tokens", "Speculated tokens per generated one: none, nothing is speculated here.",
-        "model", "histogram", bounds=(0.0, 1.0, 2.0, 4.0),
+        "model", "histogram", bounds=SKIPPED,
     ),
     Metric("tgi_batch_inference_count", "Steps that were run.", "model", labels=METHODS),
     Metric("tgi_batch_inference_success", "Steps that gave what they should.", "model", labels=METHODS),
@@ -132,7 +132,9 @@ def _worker(name: str, help: str, labels: tuple[str, ...] = ("",)) -> Metric:
 
 COUNTS: dict[str, Metric] = {
     "tokens": _worker("tokens", "Tokens generated."),
-    "prompt_tokens": _worker("prompt_tokens", "Tokens of prompts, and of what is resumed, that were taken in."),
+    "prompt_tokens": _worker(
+        "prompt_tokens", "Tokens of prompts, and of what is resumed, that were taken in."
+    ),
     "prefix_hit_tokens": _worker("prefix_hit_tokens", "Those that were found in the prefix cache."),
     "preemptions": _worker("preemptions", "Times that a sequence gave up its KV blocks for an older one."),
     "steps": _worker("steps", "Steps that were run."),
@@ -187,4 +189,3 @@ OURS = (
 """What TGI does not count."""
 
 METRICS = (*TGI, *OURS)
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from wire.metrics import field
 
@@ -37,6 +37,10 @@ class Tally:
         """So many more."""
         key = field(name, *labels)
         self._counts[key] = self._counts.get(key, 0) + more
+
+    def update(self, counts: Mapping[str, float]) -> None:
+        """What others count: by field, as it stands."""
+        self._counts.update(counts)
 
     def histogram(self, name: str, bounds: Sequence[float], *labels: str) -> Histogram:
         """That histogram: kept by who observes often."""

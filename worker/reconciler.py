@@ -22,6 +22,8 @@ from wire.job import Job
 from wire.ledger import Ledger
 from wire.open import Gateways, OpenJobs, Suspect, spread
 from wire.record import Record, parse_record
+from wire.replies import Stopped
+from wire.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,8 @@ class Reconciler:
     def __init__(self, redis: Redis, result_ttl: float, send: Send, owner: Owner) -> None:
         """`redis` must return bytes, and is this thread's own."""
         self.counters: Counter[str] = Counter()
-        self.unbegun: Counter[str] = Counter()
-        """Jobs that it ended before any worker had begun them: expired, dropped."""
+        self.tally = Tally()
+        """Of jobs that it ended before any worker had begun them."""
         self._redis, self._send, self._owner = redis, send, owner
         self._doubtful: list[str] = []
         """Jobs to look at besides those that are due: is one said to be in this process's hands, and is not?"""
@@ -160,7 +162,7 @@ class Reconciler:
 
     def _end(self, job_id: str, stopped: Stopped, how: str) -> None:
         if stopped.unbegun:
-            self.unbegun[how] += 1
+            self.tally.count("tgi_request_failure", f"err={how}")
         spread(self._redis, job_id, stopped)
 
     def _queue_again(self, suspect: Suspect) -> None:
