@@ -26,7 +26,7 @@
 | sagrada:workers           | zset    | registry            | boot → end of its entry, Redis ms         | entries leave with the entry  |
 | sagrada:worker:<boot>     | hash    | registry            | one msgpack map: wire/registry.py         | with the lease                |
 | sagrada:blob:<sha256>     | string  | registry            | a model's tokenizer files                 | refreshed while served        |
-| sagrada:totals            | zset    | who counts          | the hashes below → their last change, ms  | entries leave after a week    |
+| sagrada:totals            | zset    | who counts          | the hashes below → their last change, ms  | a week after its last change  |
 | sagrada:totals:<scope>    | hash    | who counts          | metric and labels → the fleet's count     | a week after its last change  |
 |                           |         |                     | (wire/totals.py)                          |                               |
 | sagrada:counted:<id>      | hash    | who counts          | the same of one process, as it last said  | a day after its last change   |
