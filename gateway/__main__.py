@@ -109,9 +109,12 @@ def options() -> argparse.ArgumentParser:
         description="Serve Sagrada's HTTP API. Every option can be given as the environment variable of its name.",
     )
     for f in fields(Config):
-        flag = "--" + f.name.replace("_", "-")
-        default = f"; {f.default}" if f.default != "" else ""
-        parser.add_argument(flag, metavar="X", help=f"{f.metadata['help']} ({f.name.upper()}{default})")
+        names = [f.name, *filter(None, [f.metadata.get("alias")])]
+        flags = ["--" + name.replace("_", "-") for name in names]
+        default = "" if f.default == "" or f.default is False else f"; {f.default}"
+        bare: dict[str, Any] = {"nargs": "?", "const": "true"} if f.type == "bool" else {}
+        help = f"{f.metadata['help']} ({f.name.upper()}{default})"
+        parser.add_argument(*flags, metavar="X", help=help, **bare)
     return parser
 
 

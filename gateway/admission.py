@@ -6,18 +6,21 @@ import hashlib
 import hmac
 import logging
 import secrets
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import msgspec
 import redis
 from celery import Celery
 
+from gateway.auth import caller
 from gateway.config import Config
 from gateway.durability import Durability
 from gateway.errors import BACKEND_DOWN, Unavailable
 from gateway.fleet import Fleet, Model
+from gateway.rates import Meter, cost
 from gateway.waiting_room import WaitingRoom
 from wire.dispatch import dispatch
 from wire.errors import ValidationError
@@ -25,7 +28,7 @@ from wire.job import Job, new_job_id
 from wire.keys import SECRET
 from wire.ledger import Ledger
 from wire.record import Record
-from wire.request import GenerateRequest, to_job
+from wire.request import TGI, Bounds, GenerateRequest, to_job
 from wire.tokenizer import Tokenizer
 from wire.transport import broker_url
 
@@ -47,6 +50,12 @@ class Accepted:
     request: GenerateRequest
     model: Model
     tokenizer: Tokenizer
+
+    @property
+    def prompt(self) -> str:
+        """The prompt as text."""
+        inputs = self.request.inputs
+        return inputs if isinstance(inputs, str) else self.tokenizer.decode(inputs, skip_special_tokens=False)
 
 
 def sender(config: Config, timeout: float) -> Celery:
@@ -70,13 +79,22 @@ def canonical(body: bytes) -> str:
     return hashlib.sha256(msgspec.json.encode(msgspec.json.decode(body), order="sorted")).hexdigest()
 
 
-def ticket(request: GenerateRequest) -> str:
+def ticket(request: GenerateRequest, tenant: str) -> str:
     """What tells this request from others in the line before a full queue; the same when it comes again."""
-    return hashlib.blake2b(msgspec.json.encode(request), digest_size=16).hexdigest()
+    return hashlib.blake2b(msgspec.json.encode((tenant, request)), digest_size=16).hexdigest()
+
+
+def _short(inputs: str | list[int]) -> bool:
+    return len(inputs) <= TOKENISE_UP_TO and not (
+        isinstance(inputs, str) and len(inputs.encode(errors="surrogatepass")) > TOKENISE_UP_TO
+    )
 
 
 class Admission:
-    """Takes requests in. What it raises is the client's answer; then nothing was accepted."""
+    """Takes requests in, in the name of whoever sent what is being answered (gateway/auth.py).
+
+    What it raises is the client's answer; then nothing was accepted.
+    """
 
     def __init__(
         self,
@@ -86,12 +104,16 @@ class Admission:
         fleet: Fleet,
         app: Celery,
         withdraw: Callable[[str, str], None],
+        validated: Callable[[float], None],
     ) -> None:
-        """`withdraw` removes the record and message (job id, queue) of one that was not accepted, sooner or later."""
+        """`validated` hears how long a request's validation took.
+
+        `withdraw` removes the record and message (job id, queue) of one that was not accepted, sooner or later."""
         self._config, self._redis, self._ledger, self._fleet = config, client, ledger, fleet
-        self._app, self._withdraw = app, withdraw
+        self._app, self._withdraw, self._validated = app, withdraw, validated
         self._durability = Durability(config)
         self._room = WaitingRoom(client, config.max_queued)
+        self._meter = Meter(client)
         self.gateway_id = new_job_id()
         """This process, in the jobs that are bound to its connections."""
 
@@ -101,23 +123,30 @@ class Admission:
         *,
         job_id: str | None = None,
         digest: str = "",
+        bounds: Bounds = TGI,
         stream: bool = False,
         bound: bool = False,
     ) -> Accepted:
         """Record and queue a job. With the id and digest of an earlier one: that one, whatever its state."""
+        who, began = caller(), time.monotonic()
         model = self._fleet.model(request.model)
         tokenizer = self._fleet.tokenizer(model)
-        short = len(request.inputs) <= TOKENISE_UP_TO and len(request.inputs.encode()) <= TOKENISE_UP_TO
         job = to_job(
             request,
-            model.limits,
+            replace(model.limits, bounds=bounds),
             job_id=job_id or new_job_id(),
             model=model.name,
-            encode=tokenizer.encode if short else None,
+            encode=tokenizer.encode if _short(request.inputs) else None,
             stream=stream,
+            tenant=who.tenant,
             gateway=self.gateway_id if bound else "",
         )
-        self._room.check(model.queue, job_id or ticket(request))
+        self._validated(time.monotonic() - began)
+        self._room.check(model.queue, job_id or ticket(request, who.tenant))
+        if who.limited:
+            again = job_id is not None and self._ledger.record(job_id) is not None
+            tokens = 0 if again else cost(job, model.limits)
+            self._meter.charge(who, tokens, open_ended=request.params.max_new_tokens is None)
         return Accepted(job, self._keep(job, model.queue, digest), request, model, tokenizer)
 
     def _keep(self, job: Job, queue: str, digest: str) -> Record:
@@ -143,7 +172,7 @@ class Admission:
             return None, ""
         if not 0 < len(key) <= MAX_KEY:
             raise ValidationError(f"`Idempotency-Key` must have 1 to {MAX_KEY} characters. Given: {len(key)}")
-        name = b"\0" + key.encode()  # tenant, NUL, key: the one tenant there is has no name
+        name = f"{caller().tenant}\0{key}".encode()  # no tenant's name has a NUL
         return hmac.new(self._secret, name, hashlib.sha256).hexdigest()[:32], canonical(body)
 
     @cached_property

@@ -7,16 +7,35 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from wire.job import MOST_CHOICES
 from wire.redis_url import check
+
+FLAGS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+"""How a setting that is true or false is written."""
 
 
 class ConfigError(Exception):
     """A setting cannot be read; the message names the variable."""
 
 
+def usable_key(key: str) -> None:
+    """ValueError for what no client can send as a bearer token."""
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ValueError("a key is of printable ASCII characters, without spaces")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Every setting of one gateway; `metadata["help"]` is its line in `--help`."""
+    """Every setting of one gateway; `metadata["help"]` is its line in `--help`, `"alias"` its name in TGI."""
 
     redis_url: str = field(
         default="redis://127.0.0.1:6379/0",
@@ -37,7 +56,10 @@ class Config:
     max_streams: int = field(
         default=20_000, metadata={"help": "open streams and waits per process; more get 429", "least": 1}
     )
-    max_body_bytes: int = field(default=2_000_000, metadata={"help": "largest request body", "least": 1})
+    max_body_bytes: int = field(
+        default=2_000_000,
+        metadata={"help": "largest request body; more gets 413", "least": 1, "alias": "payload_limit"},
+    )
     drain_timeout: float = field(
         default=30.0, metadata={"help": "seconds that bound requests get to end after SIGTERM", "least": 0}
     )
@@ -54,6 +76,42 @@ class Config:
     durability_replicas: int = field(
         default=0, metadata={"help": "replicas that must have a job before it is accepted", "least": 0}
     )
+    max_best_of: int = field(
+        default=2,
+        metadata={"help": "texts of which TGI's routes may give the best", "least": 1, "most": MOST_CHOICES},
+    )
+    max_stop_sequences: int = field(
+        default=4, metadata={"help": "stop strings of a request on TGI's routes", "least": 0, "most": 128}
+    )
+    max_top_n_tokens: int = field(
+        default=5,
+        metadata={"help": "likeliest tokens that TGI's routes tell per place", "least": 0, "most": 20},
+    )
+    max_client_batch_size: int = field(
+        default=4, metadata={"help": "prompts of one /v1/completions or /vertex request", "least": 1}
+    )
+    tgi_strict: bool = field(
+        default=False,
+        metadata={"help": "bring back five habits of TGI's that a client may rely on (docs/api.md)"},
+    )
+    auth: str = field(
+        default="open",
+        metadata={
+            "help": "open: anybody may do anything; keys: requests carry a key that `sagrada keys add` has made",
+            "words": ("open", "keys"),
+        },
+    )
+    api_key: str = field(
+        default="",
+        repr=False,
+        metadata={
+            "help": "a key that may do anything; with it nobody comes in without one",
+            "check": usable_key,
+        },
+    )
+    cors_allow_origin: str = field(
+        default="*", metadata={"help": "origins whose pages may call, with commas between them; *: any"}
+    )
     sagrada_secret: str = field(
         default="", repr=False, metadata={"help": "key of idempotency ids; default: made once, kept in Redis"}
     )
@@ -63,7 +121,12 @@ class Config:
         cls, given: Mapping[str, str] | None = None, environ: Mapping[str, str] = os.environ
     ) -> Config:
         """What `given` says by field name, else the environment; empty is unset. ConfigError names the variable."""
-        texts = {f.name: (given or {}).get(f.name) or environ.get(f.name.upper(), "") for f in fields(cls)}
+        texts = {
+            f.name: (given or {}).get(f.name)
+            or environ.get(f.name.upper())
+            or environ.get(f.metadata.get("alias", "").upper(), "")
+            for f in fields(cls)
+        }
         values: dict[str, Any] = {name: parse(name, text) for name, text in texts.items() if text}
         return cls(**values)
 
@@ -80,7 +143,13 @@ def _number(name: str, kind: Callable[[str], float], text: str) -> float:
     return value
 
 
-def parse(name: str, text: str) -> str | int | float:
+def _flag(name: str, text: str) -> bool:
+    if (value := FLAGS.get(text.lower())) is None:
+        raise ConfigError(f"{name.upper()} must be true or false, not {text!r}")
+    return value
+
+
+def parse(name: str, text: str) -> str | int | float | bool:
     """The value of the setting `name` out of its text; ConfigError names the variable."""
     setting = {f.name: f for f in fields(Config)}[name]
     kind, words = setting.type, setting.metadata.get("words")
@@ -93,4 +162,6 @@ def parse(name: str, text: str) -> str | int | float:
         raise ConfigError(f"{name.upper()} must be {' or '.join(words)}, not {text!r}")
     if kind == "str":
         return text
+    if kind == "bool":
+        return _flag(name, text)
     return _number(name, int if kind == "int" else float, text)

@@ -30,6 +30,9 @@ LINGER = 5.0
 STALL = 60.0
 """Seconds that a client may take to read what is left when its answer is complete."""
 
+LARGE = 1 << 15
+"""Bytes of an answer that the kernel may not take at once."""
+
 KEEP_ALIVE = 30
 """Seconds of silence after which a client's host is asked whether it is still there."""
 
@@ -87,7 +90,11 @@ class Poller:
 class Detached:
     """An exchange over a socket that no thread waits on."""
 
-    def __init__(self, poller: Poller, sock: socket.socket, chunked: bool) -> None:
+    def __init__(
+        self, poller: Poller, sock: socket.socket, chunked: bool, common: Headers | None = None
+    ) -> None:
+        """`common`: what is in its head whatever the answer will be."""
+        self._common = common or {}
         self._on_gone: Callable[[], None] = nobody
         self._poller, self._chunked = poller, chunked
         self._lock = threading.Lock()
@@ -108,11 +115,11 @@ class Detached:
 
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response and close."""
-        self._send(_head(status, headers, f"Content-Length: {len(body)}\r\n") + body, last=True)
+        self._send(self._head(status, headers, f"Content-Length: {len(body)}\r\n") + body, last=True)
 
     def begin(self, headers: Headers) -> None:
         """Send the head of a streamed 200."""
-        self._send(_head(200, headers, "Transfer-Encoding: chunked\r\n" if self._chunked else ""))
+        self._send(self._head(200, headers, "Transfer-Encoding: chunked\r\n" if self._chunked else ""))
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body; a client that owes more than MAX_UNSENT is dropped."""
@@ -123,6 +130,9 @@ class Detached:
     def end(self) -> None:
         """End the body and close."""
         self._send(b"0\r\n\r\n" if self._chunked else b"", last=True)
+
+    def _head(self, status: int, headers: Headers, extra: str) -> bytes:
+        return _head(status, {**self._common, **headers}, extra)
 
     def _send(self, data: bytes, last: bool = False) -> None:
         with self._lock:
@@ -209,12 +219,13 @@ class TakenOver(Response):
 
     def __init__(self, poller: Poller, start: Callable[[Exchange], None]) -> None:
         super().__init__()
+        self.headers.clear()  # what is put there from now on, by the application's hooks, is meant for the real head
         self._poller, self._start = poller, start
 
     def __call__(self, environ: WSGIEnviron, start_response: Any) -> Iterable[bytes]:
         """Take the socket; never returns."""
         chunked = environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
-        client = Detached(self._poller, environ["gunicorn.socket"], chunked)
+        client = Detached(self._poller, environ["gunicorn.socket"], chunked, dict(self.headers))
         try:
             self._start(client)
         except Exception as error:  # gunicorn's own answer would go nowhere: the socket is ours
@@ -234,3 +245,12 @@ def respond(poller: Poller | None, environ: WSGIEnviron, start: Callable[[Exchan
     exchange = Blocking()
     start(exchange)
     return exchange.wait()
+
+
+def hand_over(poller: Poller | None, environ: WSGIEnviron, response: Response) -> Response:
+    """The same response; if it is long, no thread waits for its reader."""
+    if environ.get("REQUEST_METHOD") == "HEAD" or (response.content_length or 0) <= LARGE:
+        return response
+    headers = {name: value for name, value in response.headers if name != "Content-Length"}
+    status, body = response.status_code, response.get_data()
+    return respond(poller, environ, lambda exchange: exchange.answer(status, headers, body))

@@ -1,29 +1,35 @@
-"""For operators and load balancers: is it alive, is it ready, what does it serve, how is it doing."""
+"""For operators and load balancers: is it alive, is it ready, how is it doing."""
 
 from __future__ import annotations
 
-import os
-import re
+from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
-from typing import Any
+from typing import get_args
 
 import redis
 from flask import Blueprint, Response, jsonify, request
 
 from gateway import errors
-from gateway.fleet import first_model, reason
-from gateway.metrics import CONTENT_TYPE, Requests, Sample, family
+from gateway.fleet import reason
+from gateway.metrics import CONTENT_TYPE, Sample, counted, family
 from gateway.service import LEAVING, Gateway
 from wire.errors import ModelUnavailable
+from wire.metrics import Limit
 from wire.queue import TaskQueue
-from wire.registry import WorkerInfo
-from wire.request import RequestLimits
+from wire.registry import WorkerInfo, WorkerState
+from wire.totals import read
 
-COUNTERS = {"compilations": "Programs built since warm-up; anything but 0 means that the plan was left."}
-"""Counters that are shown even before a worker has counted anything, with their help."""
+STATES: tuple[WorkerState, ...] = get_args(WorkerState)
 
-GAUGES: dict[str, tuple[str, Callable[[WorkerInfo], float]]] = {
+Gauge = tuple[str, Callable[[WorkerInfo], float]]
+
+GAUGES: dict[str, Gauge] = {
+    "tgi_batch_current_size": ("Sequences that run now.", lambda w: w.running),
+    "tgi_batch_current_max_tokens": (
+        "Tokens that they may come to, prompts included.",
+        lambda w: w.max_tokens,
+    ),
     "sagrada_slots": ("Sequences that a worker runs at once.", lambda w: w.slots),
     "sagrada_slots_running": ("Sequences that run now.", lambda w: w.running),
     "sagrada_unlogged_most": (
@@ -47,42 +53,6 @@ def version() -> str:
         return "unknown"
 
 
-def worker_object(w: WorkerInfo) -> dict[str, Any]:
-    """A worker as /info shows it."""
-    shown = ("name", "state", "stage", "progress", "error", "device", "dtype", "slots", "running", "free")
-    return {field: getattr(w, field) for field in shown}
-
-
-def info(gateway: Gateway, name: str | None) -> dict[str, Any]:
-    """TGI's /info and what a queue's users want to know; of a loading model as far as it is known."""
-    workers = gateway.fleet.workers()
-    name = name or first_model(workers)
-    known = [w for w in workers if w.model == name]
-    # A model that does not serve may still be loading: then what it says so far is shown.
-    w = gateway.fleet.model(name).one if not known or any(w.state == "serving" for w in known) else known[0]
-    limits = RequestLimits(max_input_tokens=w.max_input_tokens, max_total_tokens=w.max_total_tokens)
-    return {
-        "model_id": w.model,
-        "model_sha": w.revision or None,
-        "model_pipeline_tag": "text-generation",
-        "max_concurrent_requests": gateway.config.max_streams,
-        "max_best_of": limits.max_best_of,
-        "max_stop_sequences": limits.max_stop_sequences,
-        "max_input_tokens": limits.max_input_tokens,
-        "max_total_tokens": limits.max_total_tokens,
-        "validation_workers": gateway.config.gateway_threads,
-        "max_client_batch_size": 1,
-        "router": "sagrada",
-        "version": version(),
-        "sha": None,
-        "docker_label": None,
-        "queue": w.queue,
-        "device": w.device,
-        "dtype": w.dtype,
-        "workers": [worker_object(w) for w in known],
-    }
-
-
 def unready(workers: list[WorkerInfo]) -> str:
     """Why no model is served; empty if one is."""
     if any(w.state == "serving" for w in workers):
@@ -91,71 +61,69 @@ def unready(workers: list[WorkerInfo]) -> str:
 
 
 def _labels(w: WorkerInfo) -> dict[str, str]:
-    return {"model": w.model, "worker": w.name, "boot": w.boot}
+    return {"model": w.model, "worker": w.place or w.name, "boot": w.boot}
 
 
 def _workers_metrics(workers: list[WorkerInfo]) -> str:
-    states: dict[tuple[str, str], int] = {}
-    for w in workers:
-        states[w.model, w.state] = states.get((w.model, w.state), 0) + 1
+    states = Counter({(model, state): 0 for model in {w.model for w in workers} for state in STATES})
+    states.update((w.model, w.state) for w in workers)
     samples: list[Sample] = [({"model": model, "state": state}, n) for (model, state), n in states.items()]
     text = family("sagrada_workers", "gauge", "Workers by state.", samples)
     for name, (help, value) in GAUGES.items():
         text += family(name, "gauge", help, [(_labels(w), value(w)) for w in workers])
-    for counter in sorted({*COUNTERS, *(name for w in workers for name in w.counters)}):
-        counts = [(_labels(w), w.counters.get(counter, 0.0)) for w in workers]
-        help = COUNTERS.get(counter, f"{counter.replace('_', ' ').capitalize()}, since the worker began.")
-        text += family(f"sagrada_{re.sub('[^a-zA-Z0-9_]', '_', counter)}_total", "counter", help, counts)
     return text
 
 
 def _queue_metrics(client: redis.Redis, workers: list[WorkerInfo]) -> str:
-    queues = sorted({w.queue for w in workers})
-    sizes: list[Sample] = [({"queue": queue}, TaskQueue(client, queue).size()) for queue in queues]
-    return family("sagrada_queue_size", "gauge", "Jobs that wait.", sizes)
-
-
-def metrics(gateway: Gateway, requests: Requests) -> str:
-    """Everything, as Prometheus reads it. The gateway's own counts are of this process."""
-    process = {"process": str(os.getpid())}
-    text = family(
-        "sagrada_gateway_streams", "gauge", "Open streams and waits.", [(process, len(gateway.hub))]
+    queues = {queue: TaskQueue(client, queue) for queue in sorted({w.queue for w in workers})}
+    sizes: list[Sample] = [({"queue": name}, queue.size()) for name, queue in queues.items()]
+    ages: list[Sample] = [({"queue": name}, queue.age()) for name, queue in queues.items()]
+    return (
+        family("tgi_queue_size", "gauge", "Jobs that wait.", sizes)
+        + family("sagrada_queue_size", "gauge", "Jobs that wait.", sizes)
+        + family("sagrada_queue_age_seconds", "gauge", "What has waited longest, of those taken next.", ages)
     )
-    lost = [(process, max(0, gateway.hub.connections - 1))]
-    text += family("sagrada_gateway_reconnects_total", "counter", "Pub/sub connections lost.", lost)
-    counts = [(process | labels, n) for labels, n in requests.samples()]
-    text += family("sagrada_gateway_requests_total", "counter", "Requests by route and status.", counts)
+
+
+def _limits(workers: list[WorkerInfo]) -> dict[str, dict[Limit, set[int]]]:
+    """By which lengths are counted; a worker that loads has none yet."""
+    limits: dict[str, dict[Limit, set[int]]] = {}
+    for w in workers:
+        if w.max_total_tokens:
+            of = limits.setdefault(w.model, {"max_input_tokens": set(), "max_total_tokens": set()})
+            of["max_input_tokens"].add(w.max_input_tokens)
+            of["max_total_tokens"].add(w.max_total_tokens)
+    return limits
+
+
+def metrics(gateway: Gateway) -> str:
+    """The fleet's, as Prometheus reads it: the same from every process of every gateway."""
     try:
+        gateway.publish_counts()
         workers = gateway.fleet.workers()
-        text += _workers_metrics(workers) + _queue_metrics(gateway.redis, workers)
+        streams: list[Sample] = [({"process": name}, n) for name, n in gateway.streams().items()]
+        text = (
+            counted(read(gateway.redis), _limits(workers))
+            + _workers_metrics(workers)
+            + _queue_metrics(gateway.redis, workers)
+            + family("sagrada_gateway_streams", "gauge", "Open streams and waits.", streams)
+        )
         up = 1
-    except redis.RedisError:
-        up = 0
+    except redis.RedisError:  # rather no counter than one that has fallen
+        text, up = "", 0
     return text + family("sagrada_redis_up", "gauge", "Whether Redis answers this gateway.", [({}, up)])
 
 
 def blueprint(gateway: Gateway) -> Blueprint:
-    """/health, /livez, /readyz, /info and /metrics."""
+    """/livez, /readyz and /metrics."""
     routes = Blueprint("ops", __name__)
-    requests = Requests()
 
     @routes.after_app_request
     def count(response: Response) -> Response:
-        route = request.url_rule.rule if request.url_rule else "none"
-        requests.count(f"{request.method} {route}", response.status_code)
+        rule = request.url_rule.rule if request.url_rule else "none"
+        method = request.method if request.url_rule else "ANY"
+        gateway.counts.answered(method, rule, response.status_code, errors.noted())
         return response
-
-    @routes.get("/health")
-    def health() -> Response:
-        try:
-            why = LEAVING if gateway.leaving else unready(gateway.fleet.workers())
-        except redis.RedisError:
-            why = "Redis does not answer"
-        if why:
-            return Response(
-                errors.body(f"unhealthy: {why}", "healthcheck"), 503, content_type="application/json"
-            )
-        return Response()
 
     @routes.get("/livez")
     def livez() -> Response:
@@ -170,12 +138,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
             raise ModelUnavailable(why)
         return jsonify(status="ready", models=sorted({w.model for w in workers if w.state == "serving"}))
 
-    @routes.get("/info")
-    def get_info() -> Response:
-        return jsonify(info(gateway, request.args.get("model")))
-
     @routes.get("/metrics")
     def get_metrics() -> Response:
-        return Response(metrics(gateway, requests), content_type=CONTENT_TYPE)
+        return Response(metrics(gateway), content_type=CONTENT_TYPE)
 
     return routes

@@ -21,7 +21,8 @@ MOST_TEXT = 1 << 18
 MOST_SYMBOLS, MOST_STATES = 100_000, 50_000
 """Of one grammar's productions, and of its lexer, at 1 to 2 kB each: what it may take of the host's memory."""
 STEP_FUEL, STEP_ITEMS = 200_000, 20_000
-"""What one mask may cost: some 15 ms, but for literal texts of 100 kB, whose first one has been seen to take 200."""
+"""What one mask may cost: some 15 ms. Within a long literal text it costs more than is counted: wire/grammar.py bounds
+those."""
 
 SPACE = r"[\x20\x0A\x0D\x09]{1,20}"
 """What may stand between two parts of a JSON text: as much as indents it, and not so much that a model gets lost."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from wire.errors import ValidationError
 from wire.job import DEFAULT_PRIORITY, DEFAULT_TTL
 
+T = TypeVar("T")
 UInt = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 
 
@@ -43,6 +44,9 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     adapter_id: str | None = None
     ignore_eos: bool = False
     stop_token_ids: list[UInt] = []
+    logit_bias: dict[str, float] | None = None
+    """Token ids, as decimal numbers, to what is added to their logits: OpenAI's."""
+    add_special_tokens: bool = True
     include_stop: bool = True
     min_p: float | None = None
     presence_penalty: float | None = None
@@ -58,7 +62,8 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """TGI's body and the job's own fields."""
 
-    inputs: str
+    inputs: str | list[UInt]
+    """The prompt: text, or token ids that are taken as they stand."""
     parameters: Parameters | UnsetType = UNSET
     model: str | None = None
     priority: int = DEFAULT_PRIORITY
@@ -80,8 +85,13 @@ _decoder = msgspec.json.Decoder(GenerateRequest)
 
 def parse(body: bytes) -> GenerateRequest:
     """The request out of a JSON body; MalformedRequest, or ValidationError for wrong types."""
+    return decode(_decoder, body)
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
+    """As `parse`, for any body."""
     try:
-        return _decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _wrong_type(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

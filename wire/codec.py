@@ -33,8 +33,9 @@ def encode_job(job: Job) -> bytes:
 def version_of(job: Job) -> int:
     """The oldest wire version whose readers would not misread the job."""
     params = job.params
-    new = params.grammar or params.candidates > 1 or params.stop_token_ids or params.watermark
-    return 2 if new else 1
+    constrained = params.grammar or params.stop_token_ids or params.watermark
+    reported = params.candidates > 1 or params.top_n or params.prompt_logprobs
+    return 2 if constrained or reported or not job.add_special_tokens else 1
 
 
 def decode_job(data: bytes) -> Job:

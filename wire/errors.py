@@ -11,6 +11,15 @@ class ValidationError(SagradaError):
     """A request that cannot be served as it stands; the message names the parameter and its limit."""
 
 
+class TooLong(ValidationError):
+    """The prompt, or the prompt and what is to follow it, have more tokens than the model takes."""
+
+    def __init__(self, message: str, prompt_tokens: int, new_tokens: int, most: int) -> None:
+        """Tokens; `most`: of both together."""
+        super().__init__(message)
+        self.prompt_tokens, self.new_tokens, self.most = prompt_tokens, new_tokens, most
+
+
 class NewerWireVersion(SagradaError):
     """A message written by a newer version of Sagrada: leave it for a newer process."""
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from wire.job import FinishReason, State, Usage
+from wire.job import FinishReason, Scored, State, Usage
 
 
 class Token(msgspec.Struct, frozen=True, tag="token", kw_only=True):
@@ -26,6 +27,10 @@ class Token(msgspec.Struct, frozen=True, tag="token", kw_only=True):
     logprob: float | None
     special: bool
     choice: int = 0
+    top: tuple[Scored, ...] | UnsetType = UNSET
+    """The likeliest tokens of this place, the likeliest first; only where they were asked for."""
+    prompt: tuple[Scored, ...] | UnsetType = UNSET
+    """The prompt's tokens; only in the job's first token, and where they were asked for."""
 
 
 class Started(msgspec.Struct, frozen=True, tag="started", kw_only=True):

@@ -61,6 +61,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Raise the logits of the tokens that a watermark favours; only where the workers are told to."""
     top_n: int = 0
     """Report the n likeliest tokens beside each chosen one, 0 to 20; 0: none."""
+    prompt_logprobs: bool = False
+    """Report how likely the prompt's own tokens are, each after those before it."""
     n: int = 1
     """Choices that the client gets, 1 to MOST_CHOICES; choice i samples with `choice_seed(seed, i)`."""
     best_of: int = 1
@@ -93,6 +95,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The prompt's text; only where `ids` is None."""
     truncate: int | None = None
     """Keep the last n prompt tokens; only where `ids` is None."""
+    add_special_tokens: bool = True
+    """Whether the tokens that the model expects around a text are added; only where `ids` is None."""
     open_ended: bool = False
     """No max_new_tokens was given: the worker may lower it to what fits; only where `ids` is None."""
     priority: int = DEFAULT_PRIORITY
@@ -105,6 +109,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Who asked: scopes idempotency keys and fairness."""
     gateway: str = ""
     """The gateway process whose connection the job is bound to; empty: it outlives every connection."""
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """A token and how likely it is at its place."""
+
+    id: int
+    text: str
+    """The token by itself, a special one too; U+FFFD where it is a part of a character."""
+    logprob: float | None
+    """None: nothing stands before it."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

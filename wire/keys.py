@@ -32,6 +32,8 @@
 | sagrada:counted:<id>      | hash    | who counts          | the same of one process, as it last said  | a day after its last change   |
 | sagrada:streams:<gateway> | string  | gateway             | open streams of a gateway process         | unless said again in 15 s     |
 | sagrada:secret            | string  | the first gateway   | key of the idempotency HMAC               | never                         |
+| sagrada:apikeys           | hash    | `sagrada keys`      | key id → one msgpack map: wire/apikeys.py | never; bounded                |
+| sagrada:rate:<key id>     | hash    | gateway             | what that key has used: wire/rates.py     | when nothing of it is used    |
 | celery-task-meta-<id>     | string  | Celery              | the task's result, JSON                   | RESULT_TTL                    |
 
 All are on one node: kombu knows no Redis Cluster, and the index of open jobs is written by the scripts of each job.
@@ -56,6 +58,7 @@ OPEN = PREFIX + "open"
 GATEWAYS = PREFIX + "gateways"
 SECRET = PREFIX + "secret"
 TOTALS = PREFIX + "totals"
+API_KEYS = PREFIX + "apikeys"
 
 
 def job_key(job_id: str) -> str:
@@ -117,6 +120,11 @@ def counted_key(process: str) -> str:
 def streams_key(gateway: str) -> str:
     """How many streams a gateway process holds."""
     return f"{PREFIX}streams:{gateway}"
+
+
+def rate_key(key_id: str) -> str:
+    """What an API key has used of its rates."""
+    return f"{PREFIX}rate:{key_id}"
 
 
 def result_key(job_id: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from wire.errors import ValidationError
-from wire.grammar import MOST_BYTES, Lark
+from wire.grammar import MOST_BYTES, Lark, check_literals
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """What a tool may be called; nothing in it must be escaped, in any of the formats."""
@@ -273,3 +273,4 @@ def _check(tools: Sequence[Tool]) -> None:
             raise ValidationError(f"the parameters of tool {tool.name!r} are not JSON: {error}") from None
         if not isinstance(schema, dict) or schema.get("type", "object") != "object":
             raise ValidationError(f"the parameters of tool {tool.name!r} must be a JSON schema of an object")
+        check_literals(schema)

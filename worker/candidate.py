@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import msgspec
+from msgspec import UnsetType
 
 from wire.events import Token
-from wire.job import Completion, FinishReason, SamplingParams
+from wire.job import Completion, FinishReason, SamplingParams, Scored
 from wire.text import TextStream
 from wire.tokenizer import Tokenizer
 
@@ -50,7 +50,7 @@ class Candidate:
             text=self._text.text, finish_reason=self.finish, seed=self.seed, tokens=len(self.tokens)
         )
 
-    def push(self, choice: int, id: int, logprob: float) -> Token:
+    def push(self, choice: int, id: int, logprob: float, top: tuple[Scored, ...] | UnsetType) -> Token:
         """The next token."""
         piece, index = self._text.push(id), len(self.ids)
         token = Token(
@@ -61,6 +61,7 @@ class Candidate:
             logprob=logprob,
             special=piece.special,
             choice=choice,
+            top=top,
         )
         self._keep(token)
         return token
@@ -79,8 +80,3 @@ class Candidate:
 def likeliest(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """The best, the likeliest first; of equals the first."""
     return sorted(candidates, key=lambda each: -each.likelihood)[:count]
-
-
-def numbered(token: Token, seq: int, choice: int) -> Token:
-    """The token at that place of the job's stream, as that choice's."""
-    return msgspec.structs.replace(token, seq=seq, choice=choice)

@@ -67,6 +67,7 @@ class Desk:
                     params=replace(params, seed=each.seed),
                     siblings=tuple((numbers[one], one.seed) for one in siblings),
                     salt=generation.job.tenant,
+                    prompt_logprobs=generation.unscored,
                     allowed=each.allowed,
                 )
             )

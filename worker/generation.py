@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from time import monotonic
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
 from wire.commands import Entry, entry
-from wire.events import Done, Failed, Finish, Terminal
-from wire.job import Completion, Job, Result, Usage, choice_seed
+from wire.events import Done, Failed, Finish, Terminal, Token
+from wire.job import Completion, Job, Result, Scored, Usage, choice_seed
 from wire.replies import Claimed, Poisoned
 from wire.tokenizer import Tokenizer
-from worker.candidate import Candidate, likeliest, numbered
+from worker.candidate import Candidate, likeliest
 
 
 class Generation:
@@ -40,6 +43,8 @@ class Generation:
         """Entries that the log holds."""
         self.end: Terminal | None = None
         self._best: list[Entry] = []
+        self._tokenizer = tokenizer
+        self._scores: tuple[Scored, ...] | UnsetType = UNSET
         self.candidates = [
             Candidate(choice_seed(job.params.seed, number), tokenizer, self.prompt, job.params, eos_ids)
             for number in range(job.params.candidates)
@@ -69,15 +74,28 @@ class Generation:
         """Tokens read and generated so far, by all candidates."""
         return Usage.of(len(self.prompt), sum(len(candidate.tokens) for candidate in self.candidates))
 
-    def push(self, choice: int, id: int, logprob: float) -> bool:
-        """The next token of a choice from the engine; whether it ends. What it ran ahead of its end is dropped."""
+    @property
+    def unscored(self) -> bool:
+        """Whether the engine is to say how likely the prompt is: the log's first token tells what it said once."""
+        return self.job.params.prompt_logprobs and not self.entries and self._scores is UNSET
+
+    def score(self, logprobs: Sequence[float]) -> None:
+        """How likely each of the prompt's tokens is, from the second on."""
+        scores = zip(self.prompt, (None, *logprobs), strict=True)
+        self._scores = tuple(Scored(id, self._tokenizer.token_text(id), logprob) for id, logprob in scores)
+
+    def push(self, choice: int, id: int, logprob: float, top: Sequence[tuple[int, float]] = ()) -> bool:
+        """The next token of a choice from the engine, and the likeliest in its place; whether it ends the choice.
+
+        What the engine ran ahead of the end is dropped.
+        """
         candidate = self.candidates[choice]
         if self.end or candidate.finish:
             return True
-        token = candidate.push(choice, id, logprob)
+        likely = tuple(Scored(each, self._tokenizer.token_text(each), its) for each, its in top)
+        token = candidate.push(choice, id, logprob, likely or UNSET)
         if not self.job.params.ranked:
-            seq = len(self.entries)
-            self.entries.append(entry(numbered(token, seq, choice)))
+            self.entries.append(self._entry(token, len(self.entries), choice))
         if all(each.finish for each in self.candidates):
             self._complete()
         return candidate.finish is not None
@@ -111,7 +129,7 @@ class Generation:
         ends = [candidate.completion for candidate in kept]
         if self.job.params.ranked:
             best = [(token, choice) for choice, candidate in enumerate(kept) for token in candidate.tokens]
-            self._best = [entry(numbered(token, seq, choice)) for seq, (token, choice) in enumerate(best)]
+            self._best = [self._entry(token, seq, choice) for seq, (token, choice) in enumerate(best)]
         self.end = Done(
             seq=len(self._best or self.entries),
             finish_reason=ends[0].finish_reason,
@@ -119,6 +137,11 @@ class Generation:
             usage=self.usage,
             choices=tuple(map(_finish, ends)) if len(ends) > 1 else (),
         )
+
+    def _entry(self, token: Token, seq: int, choice: int) -> Entry:
+        """The token at that place of the job's stream; the first one tells of the prompt."""
+        token = msgspec.structs.replace(token, seq=seq, choice=choice)
+        return entry(token if seq else msgspec.structs.replace(token, prompt=self._scores))
 
 
 def _finish(end: Completion) -> Finish:

@@ -53,7 +53,7 @@ class Shop:
 
     def tokenise(self, job: Job) -> Job:
         """The job with its prompt's ids; ValidationError if they are too many."""
-        return fit(job, self.tokenizer.encode(job.inputs or ""), self.limits)
+        return fit(job, self.tokenizer.encode(job.inputs or "", job.add_special_tokens), self.limits)
 
 
 class Intake:

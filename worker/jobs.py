@@ -23,7 +23,7 @@ from worker.desk import Desk
 from worker.doubts import Doubts
 from worker.errands import Errands
 from worker.intake import Intake, Shop
-from worker.link import SequenceFailed, Stepped, ToEngine
+from worker.link import PromptScored, SequenceFailed, Stepped, ToEngine
 from worker.meter import Meter
 from worker.pipeline import Away
 from worker.verdict import by_end, by_record
@@ -152,7 +152,7 @@ class Jobs:
                 continue  # aborted while the step ran
             choice = assignment.numbers[output.seq]
             self.meter.token(assignment.generation, choice, now)
-            ended = assignment.generation.push(choice, output.id, output.logprob)
+            ended = assignment.generation.push(choice, output.id, output.logprob, output.top)
             self.most_unlogged = max(self.most_unlogged, assignment.generation.unlogged)
             assignment.suspect = False
             self.counters["tokens"] += 1
@@ -164,6 +164,12 @@ class Jobs:
             self.meter.told(len(frame.outputs), monotonic() - now)
         for seq in left & self.roster.in_engine.keys():
             self.failed(SequenceFailed(seq=seq, error="the engine ended the sequence before its end"))
+
+    def scored(self, frame: PromptScored) -> None:
+        """How likely a prompt was; its first token comes after this."""
+        assignment = self.roster.in_engine.get(frame.seq)
+        if assignment and assignment.generation:
+            assignment.generation.score(frame.logprobs)
 
     def failed(self, frame: SequenceFailed) -> None:
         """A sequence that could not go on."""

@@ -23,7 +23,7 @@ from worker.assignment import Assignment, Broken, TimedOut
 from worker.inbox import Inbox
 from worker.intake import Intake, Shop
 from worker.jobs import Jobs
-from worker.link import Ready, SequenceFailed, Stepped
+from worker.link import PromptScored, Ready, SequenceFailed, Stepped
 from worker.pipeline import Away, Pipeline
 from worker.supervisor import Died, GaveUp, Happened, Supervisor
 
@@ -184,6 +184,8 @@ class Publisher:
             case Stepped():
                 self._count(happened)
                 self.jobs.stepped(happened)
+            case PromptScored():
+                self.jobs.scored(happened)
             case SequenceFailed():
                 self.jobs.failed(happened)
             case Ready():

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from models.step import Sampling
 from tests.integration.worker.workers import Office
@@ -78,6 +79,26 @@ def test_of_the_best_nothing_is_told_before_the_end(office: Office) -> None:
     said, end = texts(office, best)
     assert [len(text) for text in said] == [COUNT, COUNT] and len(end.choices) == 2
     assert texts(office, beside)[0] == [expected(0, 5)]
+
+
+@pytest.mark.parametrize("whom", ["engine", "worker"])
+def test_the_prompt_is_scored_once_and_the_likeliest_are_told_whoever_dies(office: Office, whom: str) -> None:
+    worker = office.start(step=0.02)
+    job = begin(office, 2, top_n=3, prompt_logprobs=True)
+    until(lambda: min(told(office, job)[choice] for choice in range(2)) > 5)
+    if whom == "engine":
+        os.kill(worker.engine(), signal.SIGKILL)
+    else:
+        worker.kill()
+        office.start(step=0.0)
+    texts(office, job)
+    first, *others = [event for event in office.ledger.read(job) if isinstance(event, Token)]
+    assert len(others) == 2 * COUNT - 1 and all(each.prompt is UNSET for each in others)
+    assert [each.id for each in first.prompt or ()] == list(b"Prompt 0")
+    assert [each.logprob is None for each in first.prompt or ()] == [True] + [False] * 7
+    for each in (first, *others):
+        assert len(each.top or ()) == 3 and each.top
+        assert (each.top[0].id, each.top[0].logprob) == (each.id, each.logprob), "the scripted model says so"
 
 
 def test_a_choice_that_stops_leaves_its_slot_to_others(office: Office) -> None:

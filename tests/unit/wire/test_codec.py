@@ -21,7 +21,7 @@ from wire.codec import (
 from wire.errors import NewerWireVersion
 from wire.events import STATE_OF, Cancelled, Done, Event, Expired, Failed, Resumed, Started, Token
 from wire.grammar import JsonObject
-from wire.job import TERMINAL, Job, Result, SamplingParams, Usage
+from wire.job import TERMINAL, Job, Result, SamplingParams, Scored, Usage
 
 PARAMS = SamplingParams(
     max_new_tokens=3, seed=2**64 - 1, stop=("«",), logit_bias=((7, -100.0), (9, 0.5)), top_n=5
@@ -31,6 +31,16 @@ USAGE = Usage.of(3, 4)
 EVENTS: list[Event] = [
     Token(seq=0, index=0, id=1, text="é", logprob=-0.5, special=False),
     Token(seq=1, index=1, id=2, text="", logprob=None, special=True, choice=1),
+    Token(
+        seq=0,
+        index=0,
+        id=1,
+        text="é",
+        logprob=-0.5,
+        special=False,
+        top=(Scored(1, "é", -0.5), Scored(3, "e", -1.0)),
+        prompt=(Scored(1, "<s>", None), Scored(2, "caf", -2.5)),
+    ),
     Started(attempt=1, seq=0),
     Resumed(attempt=2, seq=2),
     Done(seq=2, finish_reason="eos_token", seed=2**64 - 1, usage=USAGE),
@@ -46,11 +56,20 @@ def test_a_job_survives_the_journey() -> None:
 
 @pytest.mark.parametrize(
     "new",
-    [{"grammar": JsonObject()}, {"n": 2}, {"best_of": 2}, {"stop_token_ids": (7,)}, {"watermark": True}],
+    [
+        {"grammar": JsonObject()},
+        {"n": 2},
+        {"best_of": 2},
+        {"stop_token_ids": (7,)},
+        {"watermark": True},
+        {"top_n": 1},
+        {"prompt_logprobs": True},
+    ],
 )
 def test_what_an_older_worker_would_ignore_is_left_for_a_newer_one(new: dict[str, Any]) -> None:
-    job = msgspec.structs.replace(JOB, params=msgspec.structs.replace(PARAMS, **new))
-    assert (version_of(JOB), version_of(job)) == (1, 2)
+    old = msgspec.structs.replace(PARAMS, top_n=0)
+    job = msgspec.structs.replace(JOB, params=msgspec.structs.replace(old, **new))
+    assert (version_of(msgspec.structs.replace(JOB, params=old)), version_of(job)) == (1, 2)
     assert msgpack.unpackb(encode_job(job))["v"] == 2 and decode_job(encode_job(job)) == job
 
 

@@ -8,10 +8,22 @@ from typing import Any
 import pytest
 
 from wire.errors import ValidationError
-from wire.grammar import MOST_BYTES, MOST_OPTIONS, Choice, Regex, Schema, of_tgi
+from wire.grammar import MOST_BYTES, MOST_LITERAL, MOST_OPTIONS, Choice, Regex, Schema, of_tgi
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 WRITTEN = Schema(json.dumps(SCHEMA, separators=(",", ":")))
+
+
+LONG = "é" * (MOST_LITERAL // 2) + "e"
+
+
+def schema(keyword: str, value: Any) -> dict[str, Any]:
+    return {"properties": {"a": {keyword: value}}}
+
+
+def test_a_long_description_is_not_written_by_the_model() -> None:
+    assert of_tgi({"type": "json", "value": schema("description", LONG)})
+    assert of_tgi({"type": "json", "value": schema("enum", [str(i) for i in range(4000)])})
 
 
 @pytest.mark.parametrize(
@@ -47,7 +59,16 @@ def test_every_form(given: dict[str, Any], grammar: object) -> None:
         ({"type": "regex", "value": ""}, "the `value` of a regex is a string"),
         ({"type": "regex", "value": 3}, "the `value` of a regex is a string"),
         ({"type": "regex", "value": "\udfff"}, "it must be valid Unicode"),
-        ({"type": "regex", "value": "a" * (MOST_BYTES + 1)}, f"it has {MOST_BYTES + 1} bytes, and may have"),
+        ({"type": "json", "value": schema("description", "a" * MOST_BYTES)}, f"and may have {MOST_BYTES}"),
+        (
+            {"type": "regex", "value": LONG},
+            f"a text in it has {MOST_LITERAL + 1} bytes, and may have {MOST_LITERAL}",
+        ),
+        ({"type": "choice", "value": ["a", LONG]}, f"and may have {MOST_LITERAL}"),
+        ({"type": "json", "value": schema("const", {"b": [LONG]})}, f"and may have {MOST_LITERAL}"),
+        ({"type": "json", "value": schema("enum", ["a", LONG])}, f"and may have {MOST_LITERAL}"),
+        ({"type": "json", "value": schema("pattern", LONG)}, f"and may have {MOST_LITERAL}"),
+        ({"type": "json", "value": schema("properties", {LONG: {}})}, f"and may have {MOST_LITERAL}"),
         ({"type": "choice", "value": []}, "a choice is a list of strings, none of them empty"),
         ({"type": "choice", "value": ["a", ""]}, "a choice is a list of strings, none of them empty"),
         (

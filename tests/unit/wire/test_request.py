@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from wire.errors import ValidationError
+from wire.errors import TooLong, ValidationError
 from wire.job import Job
 from wire.request import (
-    DEFAULT_NEW_TOKENS,
+    Bounds,
     GenerateRequest,
     MalformedRequest,
     RequestLimits,
@@ -26,7 +26,7 @@ from wire.request import (
 LIMITS = RequestLimits(max_input_tokens=100, max_total_tokens=200)
 
 
-def words(text: str) -> Sequence[int]:
+def words(text: str, add_special_tokens: bool = True) -> Sequence[int]:
     return range(len(text.split()))
 
 
@@ -51,11 +51,13 @@ def refusal(asked: GenerateRequest, **options: Any) -> str:
         ({"best_of": 2}, "you must use sampling when `best_of` is > 1"),
         ({"temperature": 0.0}, "`temperature` must be strictly positive"),
         ({"temperature": -1}, "`temperature` must be strictly positive"),
+        ({"temperature": 1e-46}, "`temperature` must be strictly positive"),
         ({"repetition_penalty": 0}, "`repetition_penalty` must be strictly positive"),
         ({"frequency_penalty": 2.01}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
         ({"frequency_penalty": -2.01}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
         ({"top_p": 1.0}, "`top_p` must be > 0.0 and < 1.0"),
         ({"top_p": 0.0}, "`top_p` must be > 0.0 and < 1.0"),
+        ({"top_p": 1 - 1e-9}, "`top_p` must be > 0.0 and < 1.0"),
         ({"typical_p": 1.0}, "`typical_p` must be > 0.0 and < 1.0"),
         ({"top_k": 0}, "`top_k` must be strictly positive"),
         ({"top_k": -1}, "`top_k` must be strictly positive"),
@@ -126,16 +128,48 @@ def test_what_json_cannot_say_and_msgpack_can_is_refused(name: str, value: float
     assert f"`{name}`" in refusal(request(**{name: value}))
 
 
+def test_what_is_not_served_yet_is_refused_not_ignored() -> None:
+    assert refusal(request(adapter_id="x")) == "`adapter_id` is not supported yet: leave it out"
+
+
 @pytest.mark.parametrize(
-    "parameters",
+    ("bias", "sentence"),
     [
-        {"top_n_tokens": 1},
-        {"decoder_input_details": True},
-        {"adapter_id": "x"},
+        ({"x": 1.0}, "`logit_bias` must have token ids as its keys. Given: 'x'"),
+        ({"-1": 1.0}, "`logit_bias` must have token ids as its keys. Given: '-1'"),
+        ({"٣": 1.0}, "`logit_bias` must have token ids as its keys. Given: '٣'"),
+        ({"1": 101}, "`logit_bias` values must be >= -100 and <= 100. Given: 101.0"),
+        ({"1": float("nan")}, "`logit_bias` values must be >= -100 and <= 100. Given: nan"),
+        ({"1": 1, "01": 1}, "`logit_bias` names a token id twice"),
+        ({str(id): 1 for id in range(1025)}, "`logit_bias` supports up to 1024 token ids. Given: 1025"),
     ],
 )
-def test_what_is_not_served_yet_is_refused_not_ignored(parameters: dict[str, Any]) -> None:
-    assert refusal(request(**parameters)) == f"`{next(iter(parameters))}` is not supported yet: leave it out"
+def test_a_bias_is_of_token_ids(bias: dict[str, float], sentence: str) -> None:
+    assert refusal(request(logit_bias=bias)) == sentence
+
+
+def test_a_prompt_may_be_token_ids_as_they_stand() -> None:
+    asked = from_mapping({"inputs": [5, 6, 7], "parameters": {"max_new_tokens": 4, "truncate": 2}})
+    assert (job_of(asked).ids, job_of(asked, encode=None).ids) == ((6, 7), (6, 7))
+    with pytest.raises(TooLong, match="must have less than 100 tokens. Given: 101"):
+        job_of(from_mapping({"inputs": [1] * 101, "parameters": {"max_new_tokens": 4}}))
+    assert refusal(from_mapping({"inputs": []})) == "`inputs` cannot be empty"
+
+
+def test_a_prompt_may_hold_its_special_tokens_already() -> None:
+    def encode(text: str, add_special_tokens: bool) -> list[int]:
+        return [0] * add_special_tokens + [1] * len(text)
+
+    bare = request(add_special_tokens=False)
+    assert job_of(request(), encode=encode).ids == (0, 1, 1, 1, 1, 1)
+    assert job_of(bare, encode=encode).ids == (1, 1, 1, 1, 1)
+    assert not job_of(bare, encode=None).add_special_tokens, "the worker is told"
+
+
+def test_who_asks_too_much_is_told_how_much() -> None:
+    with pytest.raises(TooLong) as told:
+        job_of(request("a " * 90, max_new_tokens=150))
+    assert (told.value.prompt_tokens, told.value.new_tokens, told.value.most) == (90, 150, 200)
 
 
 def test_a_watermark_is_refused_where_there_is_none() -> None:
@@ -208,28 +242,44 @@ def test_every_parameter_arrives() -> None:
         "min_new_tokens": 5,
         "n": 3,
         "watermark": True,
+        "top_n_tokens": 5,
+        "decoder_input_details": True,
+        "logit_bias": {"7": -100.0, "9": 0.5},
     }
     limits = RequestLimits(max_input_tokens=100, max_total_tokens=200, watermark=True)
     params = msgspec.structs.asdict(resolve(request(**given), limits))
     assert params == {
-        **given,
+        **{
+            name: value
+            for name, value in given.items()
+            if name not in ("top_n_tokens", "decoder_input_details")
+        },
         "stop": ("x", "y"),
         "stop_token_ids": (7, 3),
-        "logit_bias": (),
-        "top_n": 0,
+        "logit_bias": ((7, -100.0), (9, 0.5)),
+        "top_n": 5,
+        "prompt_logprobs": True,
         "best_of": 1,
         "grammar": None,
     }
 
 
 def test_of_the_best_the_others_are_there_if_details_are() -> None:
-    for details, n in ((False, 1), (True, 2)):
-        params = resolve(request(best_of=2, do_sample=True, details=details), LIMITS)
+    for asked, n in (({}, 1), ({"details": True}, 2), ({"decoder_input_details": True}, 2)):
+        params = resolve(request(best_of=2, do_sample=True, **asked), LIMITS)
         assert (params.n, params.best_of, params.candidates) == (n, 2, 2)
 
 
+def test_where_one_text_is_all_there_can_be_no_best_of_several() -> None:
+    one = RequestLimits(max_input_tokens=100, max_total_tokens=200, bounds=Bounds(best_of=1))
+    assert refusal(request(best_of=2, do_sample=True), limits=one) == (
+        "`best_of` != 1 is not allowed for this endpoint"
+    )
+    assert job_of(request(best_of=1), one).params.best_of == 1
+
+
 def test_openais_routes_may_take_more_stop_strings() -> None:
-    openai = RequestLimits(max_input_tokens=100, max_total_tokens=200, max_stop_sequences=16)
+    openai = RequestLimits(max_input_tokens=100, max_total_tokens=200, bounds=Bounds(stop_sequences=16))
     assert len(job_of(request(stop=list("abcdefghijklmnop")), openai).params.stop) == 16
     assert "up to 16" in refusal(request(stop=list("abcdefghijklmnopq")), limits=openai)
 
@@ -258,10 +308,19 @@ class TestTokenBudget:
     def test_no_cut_at_1024(self) -> None:
         large = RequestLimits(max_input_tokens=100, max_total_tokens=10_000)
         assert job_of(request(max_new_tokens=5000), large).params.max_new_tokens == 5000
-        assert job_of(request(), large).params.max_new_tokens == DEFAULT_NEW_TOKENS
+        assert job_of(request(), large).params.max_new_tokens == 10_000 - 3
 
     def test_without_a_number_it_is_what_fits(self) -> None:
         assert job_of(request()).params.max_new_tokens == 197
+
+    def test_what_does_not_fit_may_be_cut_as_tgi_does(self) -> None:
+        cut = RequestLimits(max_input_tokens=100, max_total_tokens=200, bounds=Bounds(cut_to_fit=True))
+        assert job_of(request(max_new_tokens=1025), cut).params.max_new_tokens == 197
+        assert "1024 `max_new_tokens`" in refusal(request(max_new_tokens=1024), limits=cut)
+        deferred = job_of(request("a b c", seed=1, max_new_tokens=9000), cut, encode=None)
+        assert fit(deferred, words("a b c"), LIMITS).params.max_new_tokens == 197, "the worker counts alike"
+        roomy = RequestLimits(max_input_tokens=100, max_total_tokens=3000, bounds=Bounds(cut_to_fit=True))
+        assert job_of(request(max_new_tokens=2000), roomy).params.max_new_tokens == 2000
 
     def test_truncation_keeps_the_last_tokens(self) -> None:
         job = job_of(request("a " * 150, truncate=4))

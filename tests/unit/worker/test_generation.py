@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from wire.codec import decode_event
 from wire.events import Done, Failed, Token
-from wire.job import Job, SamplingParams
+from wire.job import Job, SamplingParams, Scored
 from wire.replies import Claimed
 from wire.tokenizer import Tokenizer
 from worker.generation import Generation
@@ -78,6 +79,38 @@ def test_a_resumed_job_goes_on_where_it_stood() -> None:
     assert [event.seq for event in events(second)] == [0, 1, 2, 3, 4]
     assert second.result
     assert second.result.text == "hallo"
+
+
+def test_the_likeliest_and_the_prompt_are_told_where_they_were_asked_for() -> None:
+    made = generation(top_n=2, prompt_logprobs=True)
+    assert made.unscored
+    made.score([-1.5])
+    assert not made.unscored
+    made.push(0, 104, -0.5, ((104, -0.5), (105, -0.75)))
+    made.push(0, EOS, -0.25, ((EOS, -0.25), (104, -2.0)))
+    first, last = events(made)
+    assert first.prompt == (Scored(104, "h", None), Scored(105, "i", -1.5))
+    assert first.top == (Scored(104, "h", -0.5), Scored(105, "i", -0.75))
+    assert last.prompt is UNSET and last.top == (Scored(EOS, "</s>", -0.25), Scored(104, "h", -2.0))
+    again = generation((first,), top_n=2, prompt_logprobs=True)
+    assert not again.unscored, "the log tells of it already"
+
+
+def test_nobody_is_told_who_did_not_ask() -> None:
+    made = generation()
+    assert not made.unscored
+    made.push(0, 104, -0.5)
+    assert b"top" not in made.entries[0].data and b"prompt" not in made.entries[0].data
+
+
+def test_of_the_best_the_first_token_tells_of_the_prompt() -> None:
+    made = generation(best_of=2, n=1, do_sample=True, prompt_logprobs=True, max_new_tokens=1)
+    made.score([-1.5])
+    made.push(0, 104, -0.5)
+    made.push(1, 105, -0.25)
+    (best,) = [decode_event(entry.data) for entry in made.tail]
+    assert isinstance(best, Token) and best.id == 105
+    assert best.prompt == (Scored(104, "h", None), Scored(105, "i", -1.5))
 
 
 def test_a_job_that_was_complete_ends_at_once() -> None:
