@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from wire.metrics import METRICS, Limit, Metric, Scope, steps
+from wire.metrics import LIMIT, METRICS, Metric, Scope, steps
 from wire.totals import Total
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -13,9 +13,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Labels = dict[str, str]
 Sample = tuple[Labels, float]
 """Labels and value."""
-
-Limits = Mapping[str, Mapping[Limit, Iterable[int]]]
-"""Model → limit → what its workers have for it."""
 
 SCOPES: tuple[Scope, ...] = ("fleet", "model", "worker")
 """By how many labels they have."""
@@ -39,7 +36,7 @@ def _line(name: str, labels: Mapping[str, str], value: float) -> str:
     return f"{name}{{{inner}}} {value:.17g}" if inner else f"{name} {value:.17g}"
 
 
-def counted(totals: Sequence[Total], limits: Limits) -> str:
+def counted(totals: Sequence[Total]) -> str:
     """Every counter and histogram of the table, for all that was counted and all that is to be seen from the start."""
     found = [(total.scope, _by_metric(total)) for total in totals]
     families: dict[str, list[str]] = {}
@@ -49,7 +46,7 @@ def counted(totals: Sequence[Total], limits: Limits) -> str:
         lines = families.setdefault(metric.name, [])
         for scope, values in found:
             if SCOPES[len(scope)] == metric.scope:
-                bounds = _bounds(metric, limits.get(scope[0], {}) if scope else {})
+                bounds = _bounds(metric, values.get(LIMIT, {}))
                 lines += _lines(metric, scope, values.get(metric.name, {}), bounds)
     return "".join(_family(name, of[name].kind, of[name].help, lines) for name, lines in families.items())
 
@@ -64,9 +61,10 @@ def _by_metric(total: Total) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def _bounds(metric: Metric, limits: Mapping[Limit, Iterable[int]]) -> set[float]:
-    """Of all buckets that are to be seen: those of every limit that a worker has."""
-    return {*metric.bounds, *(bound for limit in limits.get(metric.limit, ()) for bound in steps(limit))}
+def _bounds(metric: Metric, limits: Iterable[str]) -> set[float]:
+    """Of all buckets that are to be seen: those of every limit that a worker has had."""
+    given = (limit.split("=") for limit in limits)
+    return {*metric.bounds, *(bound for name, n in given if name == metric.limit for bound in steps(int(n)))}
 
 
 def _lines(

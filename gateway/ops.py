@@ -15,7 +15,6 @@ from gateway.fleet import reason
 from gateway.metrics import CONTENT_TYPE, Sample, counted, family
 from gateway.service import LEAVING, Gateway
 from wire.errors import ModelUnavailable
-from wire.metrics import Limit
 from wire.queue import TaskQueue
 from wire.registry import WorkerInfo, WorkerState
 from wire.totals import read
@@ -85,17 +84,6 @@ def _queue_metrics(client: redis.Redis, workers: list[WorkerInfo]) -> str:
     )
 
 
-def _limits(workers: list[WorkerInfo]) -> dict[str, dict[Limit, set[int]]]:
-    """By which lengths are counted; a worker that loads has none yet."""
-    limits: dict[str, dict[Limit, set[int]]] = {}
-    for w in workers:
-        if w.max_total_tokens:
-            of = limits.setdefault(w.model, {"max_input_tokens": set(), "max_total_tokens": set()})
-            of["max_input_tokens"].add(w.max_input_tokens)
-            of["max_total_tokens"].add(w.max_total_tokens)
-    return limits
-
-
 def metrics(gateway: Gateway) -> str:
     """The fleet's, as Prometheus reads it: the same from every process of every gateway."""
     try:
@@ -103,7 +91,7 @@ def metrics(gateway: Gateway) -> str:
         workers = gateway.fleet.workers()
         streams: list[Sample] = [({"process": name}, n) for name, n in gateway.streams().items()]
         text = (
-            counted(read(gateway.redis), _limits(workers))
+            counted(read(gateway.redis))
             + _workers_metrics(workers)
             + _queue_metrics(gateway.redis, workers)
             + family("sagrada_gateway_streams", "gauge", "Open streams and waits.", streams)

@@ -17,6 +17,10 @@ Scope = Literal["fleet", "model", "worker"]
 
 Limit = Literal["", "max_input_tokens", "max_total_tokens"]
 
+LIMITS: tuple[Limit, ...] = ("max_input_tokens", "max_total_tokens")
+LIMIT = "limit"
+"""The field that says by which limits lengths were counted, `limit|max_input_tokens=4095`: no metric, only a mark."""
+
 DURATIONS = tuple(accumulate(repeat(1.5, 35), lambda bound, ratio: bound * ratio, initial=0.0001))[1:]
 """Seconds: TGI's 35, from 0.00015 to 145."""
 ROWS = tuple(map(float, range(1, 1025)))

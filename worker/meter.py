@@ -8,7 +8,7 @@ from time import monotonic
 from wire.errors import JobExpired
 from wire.events import Done, Failed
 from wire.job import Job
-from wire.metrics import BETWEEN, DURATIONS, FIRST, ROWS, SKIPPED, steps
+from wire.metrics import BETWEEN, DURATIONS, FIRST, LIMIT, LIMITS, ROWS, SKIPPED, field, steps
 from wire.tally import Histogram, Tally
 from worker.assignment import Broken, Verdict, Withdrawn
 from worker.generation import Generation
@@ -45,6 +45,8 @@ class Meter:
     def open(self, ready: Ready) -> None:
         """The model's limits, in hundredths of which lengths are counted."""
         self._inputs, self._totals = steps(ready.max_input_tokens), steps(ready.max_total_tokens)
+        for limit in LIMITS:
+            self.model.update({field(LIMIT, f"{limit}={getattr(ready, limit)}"): 1})
 
     def begun(self, job: Job, of_a_producer: bool) -> None:
         """A job was begun for the first time; what comes through a gateway has been counted as a request there."""
