@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +18,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from sagrada.embedded import EmbeddedServer
 from tests.support.fleet import Fleet
 from tests.support.processes import children, until
+from tests.support.promql import grouped_by, selectors
 from wire.metrics import DURATIONS, METRICS
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
+DEPLOY = Path(__file__).parents[3] / "deploy"
+TGI = Path(__file__).with_name("tgi_grafana.txt")
+"""Every expression of TGI's own dashboard, assets/tgi_grafana.json as of its last commit, db931fc."""
+OURS = DEPLOY / "grafana" / "sagrada.json"
+ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 NAMES = {metric.name for metric in METRICS}
 
 
@@ -88,7 +96,9 @@ def everybody_knows(fleet: Fleet) -> None:
     """Whichever process answers, it has heard of a serving worker."""
 
     def ready() -> bool:
-        return all(httpx.get(url + "/readyz").status_code == 200 for url in fleet.addresses for _ in range(30))
+        return all(
+            httpx.get(url + "/readyz").status_code == 200 for url in fleet.addresses for _ in range(30)
+        )
 
     until(ready, 60, "all of them")
 
@@ -174,6 +184,34 @@ def test_a_gunicorn_process_takes_nothing_along(fleet: Fleet) -> None:
     until(lambda: httpx.get(fleet.url + "/readyz").status_code == 200, 60, "another", despite=httpx.HTTPError)
     assert generate(fleet.url).status_code == 200
     look.until("tgi_request_count", 9)
+
+
+def expressions() -> list[str]:
+    """All that our dashboard and our alerts ask, its variables set to everything."""
+    panels = json.loads(OURS.read_text())["panels"]
+    asked = [target["expr"] for panel in panels for target in panel["targets"]]
+    asked += re.findall(r"^ +expr: (.+)$", ALERTS.read_text(), re.MULTILINE)
+    return [expression.replace("$model", ".*") for expression in asked]
+
+
+def test_every_expression_finds_its_series(fleet: Fleet) -> None:
+    assert generate(fleet.url).status_code == 200
+    # What Prometheus adds to all that it scrapes from a container, and TGI's dashboard goes by.
+    found = [(name, {**dict(labels), "container": "gateway"}) for name, labels in scrape(fleet.url)]
+    tgi = [line.replace("$service", "gateway") for line in TGI.read_text().splitlines()]
+    ours = expressions()
+    assert len(tgi) == 54 and len(ours) > 25
+    for expression in (*tgi, *ours):
+        chosen = list(selectors(expression))
+        assert chosen, expression
+        for selector in chosen:
+            series = [labels for name, labels in found if selector.selects(name, labels)]
+            assert series, f"{selector} of {expression}"
+            by = grouped_by(expression)
+            assert all(by <= labels.keys() for labels in series) or by == {"err"}, expression
+    # Of what it counts or adds up there must be one series, whoever the workers are: its means would add up else.
+    for name in ("tgi_request_count", "tgi_request_generated_tokens_sum", "tgi_queue_size"):
+        assert len([1 for n, _ in found if n == name]) == 1, name
 
 
 def test_histograms_are_whole(fleet: Fleet) -> None:
