@@ -89,11 +89,11 @@ def render(
     `special_tokens` is Tokenizer.special_tokens. The text holds them already: encode it without adding any.
     `continue_final_message`: the text ends inside the last message, where its `content` does.
     """
-    messages = [_with_thoughts({k: v for k, v in message.items() if v is not None}) for message in messages]
-    final = _tag(messages) if continue_final_message else ""
+    turns = [_with_thoughts(dict(message)) for message in messages]
+    final = _tag(turns) if continue_final_message else ""
     named = {
         **(special_tokens or {}),
-        "messages": messages,
+        "messages": turns,
         "tools": tools,
         "documents": documents,
         "add_generation_prompt": add_generation_prompt,
@@ -122,7 +122,7 @@ def variables_of(template: str) -> frozenset[str]:
 
 
 def _with_thoughts(message: dict[str, Any]) -> dict[str, Any]:
-    thoughts = next((message[name] for name in _REASONING if name in message), None)
+    thoughts = next((message[name] for name in _REASONING if message.get(name) is not None), None)
     return message if thoughts is None else {"thinking": thoughts, **message, "reasoning_content": thoughts}
 
 

@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from gateway.generation import Generation
 from gateway.openai.request import Sampling
+from gateway.strict import Quirks
 from gateway.version import version
 from wire.events import Done, Token
 from wire.job import Usage
@@ -17,16 +18,27 @@ from wire.job import Usage
 _encode = msgspec.json.encode
 
 
+PLACEHOLDERS = frozenset({"", "tgi", "dummy"})
+"""What TGI's clients send as the model: its own word, and that of huggingface_hub where the model is an address."""
+
+
+def names_a_model(name: str | None) -> bool:
+    """Whether the client wants a certain one."""
+    return name is not None and name not in PLACEHOLDERS
+
+
 class Answer(ABC):
     """Told whole when all jobs have ended, or in chunks as their tokens come. One thread at a time."""
 
-    def __init__(self, asked: Sampling, generations: Sequence[Generation], kind: str) -> None:
+    def __init__(self, asked: Sampling, generations: Sequence[Generation], kind: str, quirks: Quirks) -> None:
         """`kind`: what the answer's id begins with."""
         first = generations[0].accepted
         self.generations = generations
         self.id = f"{kind}-{first.job.id}"
         self.created = first.record.created // 1000
         self.model = first.model.name
+        if quirks.any_model and names_a_model(asked.model):
+            self.model = asked.model or self.model
         self.fingerprint = f"sagrada-{version()}"
         self.ends: dict[int, Done] = {}
         """How each job ended, by its place in the request."""

@@ -40,7 +40,7 @@ class ChatAnswer(Answer):
         self, asked: ChatRequest, generation: Generation, row: Format | None, quirks: Quirks
     ) -> None:
         """`row`: how calls are written, if there may be any."""
-        super().__init__(asked, [generation], "chatcmpl")
+        super().__init__(asked, [generation], "chatcmpl", quirks)
         self._generation, self._row, self._quirks = generation, row, quirks
         self._logprobs = bool(asked.logprobs)
         self._markers = markers_of(row, generation.accepted.tokenizer) if row else {}

@@ -28,7 +28,7 @@ class CompletionAnswer(Answer):
     """The texts of the first prompt come first."""
 
     def __init__(self, asked: CompletionRequest, generations: Sequence[Generation], quirks: Quirks) -> None:
-        super().__init__(asked, generations, "cmpl")
+        super().__init__(asked, generations, "cmpl", quirks)
         self._quirks = quirks
         self._n = asked.n or 1
         self._echo = bool(asked.echo)
@@ -131,11 +131,12 @@ def prompts_of(asked: CompletionRequest, most: int, tokenizer: Tokenizer) -> lis
     if not given:
         raise Invalid("Invalid 'prompt': empty array.", "prompt", "empty_array")
     ids = [entry for entry in given if isinstance(entry, int)]
-    prompts = [ids] if len(ids) == len(given) else [entry for entry in given if not isinstance(entry, int)]
-    if (ids and len(prompts) > 1) or len({type(prompt) for prompt in prompts}) > 1:
+    prompts: list[str | list[int]] = [entry for entry in given if not isinstance(entry, int)]
+    if len({type(entry) for entry in given}) > 1:
         raise Invalid(
             "Invalid type for 'prompt': texts and token ids cannot be mixed.", "prompt", "invalid_type"
         )
+    prompts = [ids] if ids else prompts
     if len(prompts) > most:
         raise Invalid(TOO_MANY.format(most), "prompt", "array_above_max_length")
     for prompt in prompts:

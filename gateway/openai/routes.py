@@ -15,14 +15,14 @@ from gateway.detach import hand_over, respond
 from gateway.fleet import Model
 from gateway.generation import Generation
 from gateway.openai import models
-from gateway.openai.answer import Answer
+from gateway.openai.answer import Answer, names_a_model
 from gateway.openai.chat import ChatAnswer
 from gateway.openai.completions import CompletionAnswer, prompts_of
 from gateway.openai.errors import CHAT_NAMES, COMPLETION_NAMES, answer, of_wire
 from gateway.openai.group import Stream, Whole
 from gateway.openai.parameters import chat_parameters, completion_parameters
-from gateway.openai.prompt import build
-from gateway.openai.request import parse_chat, parse_completion
+from gateway.openai.prompt import Prompt, build
+from gateway.openai.request import ChatRequest, parse_chat, parse_completion
 from gateway.openai.shapes import TokenizedChat
 from gateway.service import Gateway
 from gateway.stream import JSON
@@ -30,23 +30,24 @@ from gateway.tokens import tokens_of
 from wire.errors import ModelNotFound, ValidationError
 from wire.request import Bounds, GenerateRequest
 
-PLACEHOLDERS = frozenset({"", "tgi", "dummy"})
-"""What TGI's clients send as the model: its own word, and that of huggingface_hub where the model is an address."""
-
 PREFIX = "/v1/"
 
 
 def chat(gateway: Gateway, body: bytes) -> Response:
     """Answer a chat of the present request; a ValidationError is of OpenAI's words."""
     began, asked = time.monotonic(), parse_chat(body)
-    model = model_of(gateway, asked.model)
-    tokenizer = gateway.fleet.tokenizer(model)
-    prompt = build(asked, tokenizer, model.one.eos_ids)
-    parameters = chat_parameters(asked, prompt.grammar, gateway.quirks)
-    job = GenerateRequest(inputs=prompt.text, parameters=parameters, model=model.name)
+    job, prompt = job_of(gateway, asked)
     generations = accept(gateway, [job], began, CHAT_NAMES)
     told = ChatAnswer(asked, generations[0], prompt.row, gateway.quirks)
     return tell(gateway, told, bool(asked.stream))
+
+
+def job_of(gateway: Gateway, asked: ChatRequest) -> tuple[GenerateRequest, Prompt]:
+    """What a chat asks for, and the prompt that it becomes; Invalid, or ChatTemplateError."""
+    model = model_of(gateway, asked.model)
+    prompt = build(asked, gateway.fleet.tokenizer(model), model.one.eos_ids)
+    parameters = chat_parameters(asked, prompt.grammar, gateway.quirks)
+    return GenerateRequest(inputs=prompt.text, parameters=parameters, model=model.name), prompt
 
 
 def completion(gateway: Gateway, body: bytes) -> Response:
@@ -74,7 +75,7 @@ def chat_tokenize(gateway: Gateway, body: bytes) -> Response:
 def model_of(gateway: Gateway, name: str | None) -> Model:
     """The model of that name; ModelNotFound, ModelUnavailable."""
     try:
-        return gateway.fleet.model(None if name in PLACEHOLDERS else name)
+        return gateway.fleet.model(name if names_a_model(name) else None)
     except ModelNotFound:
         if gateway.quirks.any_model:
             return gateway.fleet.model(None)
@@ -93,7 +94,7 @@ def accept(
             accepted.append(Generation(gateway.admission.accept(job, bounds=bounds, bound=True), began))
     except Exception as error:
         for generation in accepted:
-            gateway.withdraw(generation.accepted.job.id, generation.accepted.model.queue)
+            gateway.cancel_soon(generation.accepted.job.id)
         if isinstance(error, ValidationError):
             raise of_wire(error, names) from None
         raise

@@ -200,7 +200,7 @@ class FakeWorker:
             self._drop(job_id)
 
     def _recite(self, now: Running, pieces: list[str]) -> None:
-        job, most = now.claimed.job, now.claimed.job.params.max_new_tokens
+        most = now.claimed.job.params.max_new_tokens
         said = [
             Token(seq=n, index=n, id=2 + n % 9, text=text, logprob=-0.5, special=False)
             for n, text in enumerate(pieces[:most])

@@ -12,6 +12,7 @@ import pytest
 from tests.integration.gateway.client import Post, http
 from tests.integration.gateway.fake import FakeWorker
 from tests.support.processes import until
+from wire.keys import OPEN
 
 USER = {"role": "user", "content": "the cat"}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -261,16 +262,27 @@ def test_one_failing_prompt_fails_the_request_and_cancels_the_others(url: str, w
     until(lambda: not worker.running and worker.fenced, 30, "the other one's end")
 
 
+def test_prompts_are_taken_together_or_not_at_all(url: str, worker: FakeWorker) -> None:
+    worker.hold()
+    answer = complete(url, prompt=["the cat", ""])
+    assert answer.status_code == 400 and answer.json()["error"]["message"] == "`prompt` cannot be empty"
+    until(lambda: not worker.queue.size() and not worker.redis.zcard(OPEN), 30, "the first one's end")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_cancels_all_of_its_jobs(url: str, worker: FakeWorker, stream: bool) -> None:
     asked = {"prompt": ["the", "cat"], "max_tokens": 1900, "stream": stream}
     with Post(url, "/v1/completions", asked):
         jobs = until(lambda: [*worker.running] if len(worker.running) == 2 else None, 30, "both jobs")
-    for job_id in jobs:
-        state = until(
-            lambda: (r := worker.ledger.record(job_id)) and r.terminal and r.state, 30, "the cancel"
-        )
-        assert state == "cancelled"
+    records = until(
+        lambda: (
+            all((r := worker.ledger.record(job_id)) and r.terminal for job_id in jobs)
+            and [worker.ledger.record(job_id) for job_id in jobs]
+        ),
+        30,
+        "the cancels",
+    )
+    assert [record.state for record in records if record] == ["cancelled"] * 2
 
 
 def test_a_deleted_job(url: str, worker: FakeWorker) -> None:
@@ -330,7 +342,6 @@ REFUSED: list[tuple[str, dict[str, Any], int, str | None, str | None, str]] = [
     ("text", {"prompt": [11]}, 400, "prompt", "invalid_value", "below 11"),
     ("text", {"prompt": ""}, 400, "prompt", "invalid_value", "`prompt` cannot be empty"),
     ("text", {"prompt": ["a"] * 5}, 400, "prompt", "array_above_max_length", "maximum allowed batch size of 4"),
-    ("text", {"prompt": ["a", ""]}, 400, "prompt", "invalid_value", "`prompt` cannot be empty"),
     ("text", {"suffix": "a"}, 400, "suffix", "unsupported_parameter", "Suffix is not supported"),
     ("text", {"logprobs": 6}, 400, "logprobs", "integer_above_max_value", "<= 5"),
     ("text", {"best_of": 1, "n": 2}, 400, "best_of", "invalid_value", "must be >= `n`"),
@@ -421,6 +432,7 @@ def test_invocations_take_both(url: str, worker: FakeWorker) -> None:
 def test_tgis_habits(strict_url: str, worker: FakeWorker) -> None:
     answer = chat(strict_url, model="whatever", stop=["w1"], max_tokens=9)
     assert answer.json()["choices"][0]["finish_reason"] == "stop_sequence"
+    assert answer.json()["model"] == "whatever" and chat(strict_url, model="tgi").json()["model"] == "fake"
     streamed = transcript(complete(strict_url, stream=True, max_tokens=9, min_tokens=1))
     assert streamed == text("w0 ", reason='""') + text("", reason='"eos_token"') + DONE
     bad = chat(strict_url, temperature=-1)
