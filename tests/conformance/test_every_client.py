@@ -26,7 +26,7 @@ HELLO: list[Any] = [{"role": "user", "content": "Hello!"}]
 
 def story(served: Served) -> str:
     """What all of them must get."""
-    return InferenceClient(served.url).text_generation(STORY, max_new_tokens=12, return_full_text=False)
+    return str(InferenceClient(served.url).text_generation(STORY, max_new_tokens=12, return_full_text=False))
 
 
 def hello(served: Served) -> str | None:
@@ -44,7 +44,7 @@ def test_huggingface_hub(served: Served) -> None:
 
     async def ask() -> str:
         async with AsyncInferenceClient(served.url) as aclient:
-            return await aclient.text_generation(STORY, max_new_tokens=12, return_full_text=False)
+            return str(await aclient.text_generation(STORY, max_new_tokens=12, return_full_text=False))
 
     assert asyncio.run(ask()) == story(served)
 
@@ -75,10 +75,10 @@ def test_openai(served: Served) -> None:
 
 
 def test_langchain(served: Served) -> None:
-    chat = ChatOpenAI(model="demo", base_url=f"{served.url}/v1", api_key="none", temperature=0)
+    key: Any = "none"
+    chat = ChatOpenAI(model="demo", base_url=f"{served.url}/v1", api_key=key, temperature=0)
     assert chat.invoke("Hello!").content == hello(served)
-    endpoint = HuggingFaceEndpoint(
-        endpoint_url=served.url, max_new_tokens=12, temperature=None, top_p=None, typical_p=None
-    )
+    asked: Any = {"endpoint_url": served.url, "temperature": None, "top_p": None, "typical_p": None}
+    endpoint = HuggingFaceEndpoint(**asked, max_new_tokens=12)
     assert endpoint.invoke(STORY) == story(served)
     assert ChatHuggingFace(llm=endpoint, model_id="demo").invoke("Hello!").content

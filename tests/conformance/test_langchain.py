@@ -39,7 +39,8 @@ def paint(color: Literal["red", "blue"]) -> str:
 
 @pytest.fixture
 def chat(served: Served) -> ChatOpenAI:
-    return ChatOpenAI(model="demo", base_url=f"{served.url}/v1", api_key="none", temperature=0, max_tokens=64)
+    asked: Any = {"api_key": "none", "max_tokens": 64}  # its aliases, which mypy does not see
+    return ChatOpenAI(model="demo", base_url=f"{served.url}/v1", temperature=0, **asked)
 
 
 class TestChatOpenAI:
@@ -83,7 +84,8 @@ class TestChatOpenAI:
 
 
 def test_openai(served: Served) -> None:
-    llm = OpenAI(model="demo", base_url=f"{served.url}/v1", api_key="none", temperature=0, max_tokens=16)
+    asked: Any = {"api_key": "none", "max_tokens": 16}
+    llm = OpenAI(model="demo", base_url=f"{served.url}/v1", temperature=0, **asked)
     text = llm.invoke(STORY)
     assert text and "".join(llm.stream(STORY)) == text
     assert len(llm.batch([STORY, "The sky is"])) == 2
@@ -91,10 +93,9 @@ def test_openai(served: Served) -> None:
 
 
 def endpoint(served: Served, tokens: int = 16) -> HuggingFaceEndpoint:
-    return HuggingFaceEndpoint(
-        endpoint_url=served.url, task="text-generation", max_new_tokens=tokens, do_sample=False, temperature=None,
-        top_p=None, typical_p=None, huggingfacehub_api_token="none",
-    )  # fmt: skip
+    asked: Any = {"endpoint_url": served.url, "task": "text-generation", "huggingfacehub_api_token": "none"}
+    greedy: Any = {"do_sample": False, "temperature": None, "top_p": None, "typical_p": None}
+    return HuggingFaceEndpoint(**asked, **greedy, max_new_tokens=tokens)
 
 
 def test_hugging_face_endpoint(served: Served) -> None:
