@@ -13,6 +13,7 @@ from gateway import errors
 from gateway.body import json_body
 from gateway.detach import hand_over, respond
 from gateway.generation import Generation
+from gateway.openai import routes as openai
 from gateway.service import Gateway
 from gateway.stream import JSON, SSE
 from gateway.tgi import about
@@ -29,7 +30,10 @@ from gateway.tokens import tokens_of
 from wire.errors import ValidationError
 from wire.request import GenerateRequest, parse
 
-OTHERS: dict[str, Callable[[Gateway, bytes], Response]] = {}
+OTHERS: dict[str, Callable[[Gateway, bytes], Response]] = {
+    "messages": openai.chat,
+    "prompt": openai.completion,
+}
 """What answers a body of OpenAI's on /invocations, by the field that tells it."""
 
 
