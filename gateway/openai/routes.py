@@ -21,8 +21,8 @@ from gateway.openai.completions import CompletionAnswer, prompts_of
 from gateway.openai.errors import CHAT_NAMES, COMPLETION_NAMES, answer, of_wire
 from gateway.openai.group import Stream, Whole
 from gateway.openai.parameters import chat_parameters, completion_parameters
-from gateway.openai.prompt import build
-from gateway.openai.request import parse_chat, parse_completion
+from gateway.openai.prompt import Prompt, build
+from gateway.openai.request import ChatRequest, parse_chat, parse_completion
 from gateway.openai.shapes import TokenizedChat
 from gateway.service import Gateway
 from gateway.stream import JSON
@@ -36,14 +36,18 @@ PREFIX = "/v1/"
 def chat(gateway: Gateway, body: bytes) -> Response:
     """Answer a chat of the present request; a ValidationError is of OpenAI's words."""
     began, asked = time.monotonic(), parse_chat(body)
-    model = model_of(gateway, asked.model)
-    tokenizer = gateway.fleet.tokenizer(model)
-    prompt = build(asked, tokenizer, model.one.eos_ids)
-    parameters = chat_parameters(asked, prompt.grammar, gateway.quirks)
-    job = GenerateRequest(inputs=prompt.text, parameters=parameters, model=model.name)
+    job, prompt = job_of(gateway, asked)
     generations = accept(gateway, [job], began, CHAT_NAMES)
     told = ChatAnswer(asked, generations[0], prompt.row, gateway.quirks)
     return tell(gateway, told, bool(asked.stream))
+
+
+def job_of(gateway: Gateway, asked: ChatRequest) -> tuple[GenerateRequest, Prompt]:
+    """What a chat asks for, and the prompt that it becomes; Invalid, or ChatTemplateError."""
+    model = model_of(gateway, asked.model)
+    prompt = build(asked, gateway.fleet.tokenizer(model), model.one.eos_ids)
+    parameters = chat_parameters(asked, prompt.grammar, gateway.quirks)
+    return GenerateRequest(inputs=prompt.text, parameters=parameters, model=model.name), prompt
 
 
 def completion(gateway: Gateway, body: bytes) -> Response:
