@@ -222,6 +222,13 @@ def test_every_expression_finds_its_series(fleet: Fleet) -> None:
         assert len([1 for n, _ in found if n == name]) == 1, name
 
 
+def test_the_page_has_all_of_them(fleet: Fleet) -> None:
+    page = (DEPLOY.parent / "docs" / "api.md").read_text()
+    documented = set(re.findall(r"^\| `(\w+)` \| (?:counter|gauge|histogram) ", page, re.MULTILINE))
+    text = httpx.get(fleet.url + "/metrics", timeout=30).text
+    assert documented == set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
+
+
 def test_histograms_are_whole(fleet: Fleet) -> None:
     assert generate(fleet.url).status_code == 200
     found = scrape(fleet.url)
