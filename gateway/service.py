@@ -105,6 +105,7 @@ class Gateway:
             self.fleet,
             sender(config, REDIS_TIMEOUT),
             self.withdraw,
+            self.cancel_soon,
             self.counts.validated,
         )
         self._chores = ThreadPoolExecutor(CHORES, thread_name_prefix="chore")
