@@ -4,9 +4,9 @@
 
 FROM redis:7.2-bookworm
 COPY deploy/redis/redis.conf deploy/redis/users.acl /etc/redis/
-COPY --chmod=755 deploy/redis/start.sh deploy/redis/health.sh /usr/local/bin/
+COPY deploy/redis/start.sh deploy/redis/health.sh /usr/local/bin/
 # The uid of the official image's user; a new volume takes over whose the folder is.
-RUN install -d -o 999 -g 999 /data
+RUN install -d -o 999 -g 999 /data /run/redis
 USER 999:999
 WORKDIR /data
 EXPOSE 6379

@@ -62,6 +62,8 @@ class Greeting(threading.Thread):
         info = client.info()
         seconds = time.monotonic() - self._began
         self._say(f"Ready after {seconds:.1f} s: {_described(info)}\n")
+        if not self._config.sample:
+            return
         began, times = time.monotonic(), list[float]()
         job = client.submit(SAMPLE, {"max_new_tokens": SAMPLE_TOKENS})
         self._console.print(SAMPLE, end="", style="bold", highlight=False)
