@@ -96,10 +96,16 @@ FLAGS: tuple[Flag, ...] = (
     _taken("--max-best-of"),
     _taken("--max-stop-sequences"),
     _taken("--max-top-n-tokens"),
-    _taken("--max-input-tokens", why="as the model allows, if it is not given", aliases=("--max-input-length",)),
+    _taken(
+        "--max-input-tokens", why="as the model allows, if it is not given", aliases=("--max-input-length",)
+    ),
     _taken("--max-total-tokens", why="as the model allows, if it is not given"),
     _idle("--waiting-served-ratio", _NO_RATIO),
-    _taken("--max-batch-prefill-tokens", "PREFILL_CHUNK", "a longer prompt takes several steps, and is not refused"),
+    _taken(
+        "--max-batch-prefill-tokens",
+        "PREFILL_CHUNK",
+        "a longer prompt takes several steps, and is not refused",
+    ),
     _idle("--max-batch-total-tokens", "the room for tokens is measured at the start: KV_BLOCKS bounds it"),
     _idle("--max-waiting-tokens", _NO_RATIO),
     _taken("--max-batch-size", "SLOTS"),
@@ -118,13 +124,19 @@ FLAGS: tuple[Flag, ...] = (
     _idle("--master-port", _ONE_PROCESS),
     _taken("--huggingface-hub-cache", "CACHE_DIR"),
     _taken("--weights-cache-override", "CACHE_DIR", "it wins over --huggingface-hub-cache"),
-    _idle("--disable-custom-kernels", "kernels are taken only where they compute what plain torch does", switch=True),
+    _idle(
+        "--disable-custom-kernels",
+        "kernels are taken only where they compute what plain torch does",
+        switch=True,
+    ),
     _refused(
         "--cuda-memory-fraction",
         "the room is what a trial at the start leaves: set KV_BLOCKS to leave memory to others",
         harmless=frozenset({"1", "1.0"}),
     ),
-    _refused("--rope-scaling", "write `rope_scaling` into the model's config.json, where its family reads it"),
+    _refused(
+        "--rope-scaling", "write `rope_scaling` into the model's config.json, where its family reads it"
+    ),
     _refused("--rope-factor", "write `rope_scaling` into the model's config.json, where its family reads it"),
     _idle("--json-output", "logs are lines of text: time, level, name, message", switch=True),
     _idle("--otlp-endpoint", "no traces are sent: /metrics and a job's own times say where it was"),
@@ -136,7 +148,9 @@ FLAGS: tuple[Flag, ...] = (
     _refused("--ngrok", "open a tunnel with a program of its own", switch=True, harmless=FALSE),
     _refused("--ngrok-authtoken", "open a tunnel with a program of its own"),
     _refused("--ngrok-edge", "open a tunnel with a program of its own"),
-    _refused("--tokenizer-config-path", "put the tokenizer's files into the model's folder, and give that folder"),
+    _refused(
+        "--tokenizer-config-path", "put the tokenizer's files into the model's folder, and give that folder"
+    ),
     _refused(
         "--disable-grammar-support",
         "grammars are compiled beside the step loop and cost those who send none nothing: leave it out",
@@ -151,7 +165,9 @@ FLAGS: tuple[Flag, ...] = (
         in_environment=False,
     ),
     _taken("--max-client-batch-size"),
-    _refused("--lora-adapters", "merge the adapter into the weights, and serve them as a model of their own name"),
+    _refused(
+        "--lora-adapters", "merge the adapter into the weights, and serve them as a model of their own name"
+    ),
     _idle("--usage-stats", "nothing is ever reported to anybody"),
     _taken("--payload-limit", "MAX_BODY_BYTES"),
     _idle("--max-image-fetch-size", "text models are served, and nothing is fetched for a request"),
