@@ -105,10 +105,10 @@ def of_sagrada() -> list[Setting]:
     found = []
     for option in command.params:
         assert isinstance(option, click.Option)
-        shown = option.show_default if isinstance(option.show_default, str) else text(option.default)
-        default = "" if "Sentinel" in shown else shown
-        found.append(Setting(str(option.envvar), default, (option.help or "").rstrip(".")))
-    return [*found, Setting("CARDS", "", "of `sagrada worker`: a worker for each of these cards")]
+        default = option.get_default(click.Context(command), call=False)
+        shown = option.show_default if isinstance(option.show_default, str) else text(default)
+        found.append(Setting(str(option.envvar), shown, (option.help or "").rstrip(".")))
+    return found
 
 
 def sections() -> Iterator[tuple[str, list[Setting]]]:
@@ -132,8 +132,8 @@ def render() -> str:
     for title, settings in sections():
         lines.append(f"\n# --- {title} ---\n")
         for setting in settings:
-            lines += textwrap.wrap(setting.help + (" (compose sets it itself)" if setting.name in BY_COMPOSE else ""), 116,
-                                   initial_indent="# ", subsequent_indent="# ")  # fmt: skip
+            note = " (compose sets it itself)" if setting.name in BY_COMPOSE else ""
+            lines += [f"# {line}" for line in textwrap.wrap(setting.help + note, 116)]
             lines.append(f"#{setting.name}={setting.default}")
     return "\n".join(lines) + "\n"
 
