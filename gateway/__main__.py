@@ -109,9 +109,10 @@ def options() -> argparse.ArgumentParser:
         description="Serve Sagrada's HTTP API. Every option can be given as the environment variable of its name.",
     )
     for f in fields(Config):
-        flag = "--" + f.name.replace("_", "-")
+        names = [f.name, *filter(None, [f.metadata.get("alias")])]
+        flags = ["--" + name.replace("_", "-") for name in names]
         default = f"; {f.default}" if f.default != "" else ""
-        parser.add_argument(flag, metavar="X", help=f"{f.metadata['help']} ({f.name.upper()}{default})")
+        parser.add_argument(*flags, metavar="X", help=f"{f.metadata['help']} ({f.name.upper()}{default})")
     return parser
 
 

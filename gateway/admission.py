@@ -14,10 +14,12 @@ import msgspec
 import redis
 from celery import Celery
 
+from gateway.auth import caller
 from gateway.config import Config
 from gateway.durability import Durability
 from gateway.errors import BACKEND_DOWN, Unavailable
 from gateway.fleet import Fleet, Model
+from gateway.rates import Meter, cost
 from gateway.waiting_room import WaitingRoom
 from wire.dispatch import dispatch
 from wire.errors import ValidationError
@@ -76,9 +78,9 @@ def canonical(body: bytes) -> str:
     return hashlib.sha256(msgspec.json.encode(msgspec.json.decode(body), order="sorted")).hexdigest()
 
 
-def ticket(request: GenerateRequest) -> str:
+def ticket(request: GenerateRequest, tenant: str) -> str:
     """What tells this request from others in the line before a full queue; the same when it comes again."""
-    return hashlib.blake2b(msgspec.json.encode(request), digest_size=16).hexdigest()
+    return hashlib.blake2b(msgspec.json.encode((tenant, request)), digest_size=16).hexdigest()
 
 
 def _short(inputs: str | list[int]) -> bool:
@@ -88,7 +90,10 @@ def _short(inputs: str | list[int]) -> bool:
 
 
 class Admission:
-    """Takes requests in. What it raises is the client's answer; then nothing was accepted."""
+    """Takes requests in, in the name of whoever sent what is being answered (gateway/auth.py).
+
+    What it raises is the client's answer; then nothing was accepted.
+    """
 
     def __init__(
         self,
@@ -104,6 +109,7 @@ class Admission:
         self._app, self._withdraw = app, withdraw
         self._durability = Durability(config)
         self._room = WaitingRoom(client, config.max_queued)
+        self._meter = Meter(client)
         self.gateway_id = new_job_id()
         """This process, in the jobs that are bound to its connections."""
 
@@ -118,6 +124,7 @@ class Admission:
         bound: bool = False,
     ) -> Accepted:
         """Record and queue a job. With the id and digest of an earlier one: that one, whatever its state."""
+        who = caller()
         model = self._fleet.model(request.model)
         tokenizer = self._fleet.tokenizer(model)
         job = to_job(
@@ -127,9 +134,13 @@ class Admission:
             model=model.name,
             encode=tokenizer.encode if _short(request.inputs) else None,
             stream=stream,
+            tenant=who.tenant,
             gateway=self.gateway_id if bound else "",
         )
-        self._room.check(model.queue, job_id or ticket(request))
+        self._room.check(model.queue, job_id or ticket(request, who.tenant))
+        if who.limited:
+            again = job_id is not None and self._ledger.record(job_id) is not None
+            self._meter.charge(who, 0 if again else cost(job, model.limits))
         return Accepted(job, self._keep(job, model.queue, digest), request, model, tokenizer)
 
     def _keep(self, job: Job, queue: str, digest: str) -> Record:
@@ -155,7 +166,7 @@ class Admission:
             return None, ""
         if not 0 < len(key) <= MAX_KEY:
             raise ValidationError(f"`Idempotency-Key` must have 1 to {MAX_KEY} characters. Given: {len(key)}")
-        name = b"\0" + key.encode()  # tenant, NUL, key: the one tenant there is has no name
+        name = f"{caller().tenant}\0{key}".encode()  # no tenant's name has a NUL
         return hmac.new(self._secret, name, hashlib.sha256).hexdigest()[:32], canonical(body)
 
     @cached_property

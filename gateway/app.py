@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from flask import Flask
 
-from gateway import errors, jobs, ops, tgi
+from gateway import errors, jobs, ops, rates, tgi
+from gateway.auth import Gate
 from gateway.config import Config
+from gateway.cors import Cors
 from gateway.service import Gateway
+from wire.apikeys import ApiKeys
 
 
 def create_app(config: Config) -> tuple[Flask, Gateway]:
@@ -14,6 +17,9 @@ def create_app(config: Config) -> tuple[Flask, Gateway]:
     app = Flask("gateway", static_folder=None)
     gateway = Gateway(config)
     errors.install(app)
+    Cors(config.cors_allow_origin).install(app)
+    Gate(config, ApiKeys(gateway.redis)).install(app)
+    rates.install(app)
     for api in (jobs, tgi, ops):
         app.register_blueprint(api.blueprint(gateway))
     return app, gateway

@@ -14,9 +14,15 @@ class ConfigError(Exception):
     """A setting cannot be read; the message names the variable."""
 
 
+def usable_key(key: str) -> None:
+    """ValueError for what no client can send as a bearer token."""
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ValueError("a key is of printable ASCII characters, without spaces")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Every setting of one gateway; `metadata["help"]` is its line in `--help`."""
+    """Every setting of one gateway; `metadata["help"]` is its line in `--help`, `"alias"` its name in TGI."""
 
     redis_url: str = field(
         default="redis://127.0.0.1:6379/0",
@@ -37,7 +43,10 @@ class Config:
     max_streams: int = field(
         default=20_000, metadata={"help": "open streams and waits per process; more get 429", "least": 1}
     )
-    max_body_bytes: int = field(default=2_000_000, metadata={"help": "largest request body", "least": 1})
+    max_body_bytes: int = field(
+        default=2_000_000,
+        metadata={"help": "largest request body; more gets 413", "least": 1, "alias": "payload_limit"},
+    )
     drain_timeout: float = field(
         default=30.0, metadata={"help": "seconds that bound requests get to end after SIGTERM", "least": 0}
     )
@@ -54,6 +63,24 @@ class Config:
     durability_replicas: int = field(
         default=0, metadata={"help": "replicas that must have a job before it is accepted", "least": 0}
     )
+    auth: str = field(
+        default="open",
+        metadata={
+            "help": "open: anybody may do anything; keys: requests carry a key that `sagrada keys add` has made",
+            "words": ("open", "keys"),
+        },
+    )
+    api_key: str = field(
+        default="",
+        repr=False,
+        metadata={
+            "help": "a key that may do anything; with it nobody comes in without one",
+            "check": usable_key,
+        },
+    )
+    cors_allow_origin: str = field(
+        default="*", metadata={"help": "origins whose pages may call, with commas between them; *: any"}
+    )
     sagrada_secret: str = field(
         default="", repr=False, metadata={"help": "key of idempotency ids; default: made once, kept in Redis"}
     )
@@ -63,7 +90,12 @@ class Config:
         cls, given: Mapping[str, str] | None = None, environ: Mapping[str, str] = os.environ
     ) -> Config:
         """What `given` says by field name, else the environment; empty is unset. ConfigError names the variable."""
-        texts = {f.name: (given or {}).get(f.name) or environ.get(f.name.upper(), "") for f in fields(cls)}
+        texts = {
+            f.name: (given or {}).get(f.name)
+            or environ.get(f.name.upper())
+            or environ.get(f.metadata.get("alias", "").upper(), "")
+            for f in fields(cls)
+        }
         values: dict[str, Any] = {name: parse(name, text) for name, text in texts.items() if text}
         return cls(**values)
 

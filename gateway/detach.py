@@ -87,7 +87,11 @@ class Poller:
 class Detached:
     """An exchange over a socket that no thread waits on."""
 
-    def __init__(self, poller: Poller, sock: socket.socket, chunked: bool) -> None:
+    def __init__(
+        self, poller: Poller, sock: socket.socket, chunked: bool, common: Headers | None = None
+    ) -> None:
+        """`common`: what is in its head whatever the answer will be."""
+        self._common = common or {}
         self._on_gone: Callable[[], None] = nobody
         self._poller, self._chunked = poller, chunked
         self._lock = threading.Lock()
@@ -108,11 +112,11 @@ class Detached:
 
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response and close."""
-        self._send(_head(status, headers, f"Content-Length: {len(body)}\r\n") + body, last=True)
+        self._send(self._head(status, headers, f"Content-Length: {len(body)}\r\n") + body, last=True)
 
     def begin(self, headers: Headers) -> None:
         """Send the head of a streamed 200."""
-        self._send(_head(200, headers, "Transfer-Encoding: chunked\r\n" if self._chunked else ""))
+        self._send(self._head(200, headers, "Transfer-Encoding: chunked\r\n" if self._chunked else ""))
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body; a client that owes more than MAX_UNSENT is dropped."""
@@ -123,6 +127,9 @@ class Detached:
     def end(self) -> None:
         """End the body and close."""
         self._send(b"0\r\n\r\n" if self._chunked else b"", last=True)
+
+    def _head(self, status: int, headers: Headers, extra: str) -> bytes:
+        return _head(status, {**self._common, **headers}, extra)
 
     def _send(self, data: bytes, last: bool = False) -> None:
         with self._lock:
@@ -209,12 +216,13 @@ class TakenOver(Response):
 
     def __init__(self, poller: Poller, start: Callable[[Exchange], None]) -> None:
         super().__init__()
+        self.headers.clear()  # what is put there from now on, by the application's hooks, is meant for the real head
         self._poller, self._start = poller, start
 
     def __call__(self, environ: WSGIEnviron, start_response: Any) -> Iterable[bytes]:
         """Take the socket; never returns."""
         chunked = environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
-        client = Detached(self._poller, environ["gunicorn.socket"], chunked)
+        client = Detached(self._poller, environ["gunicorn.socket"], chunked, dict(self.headers))
         try:
             self._start(client)
         except Exception as error:  # gunicorn's own answer would go nowhere: the socket is ours

@@ -20,6 +20,18 @@ class WrongContentType(Exception):
     """The body is not declared as JSON."""
 
 
+class Unauthorized(Exception):
+    """The request carries no key that is known here."""
+
+
+class RateLimited(Exception):
+    """The key has used what it may per minute; this would fit in `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class TooManyStreams(Exception):
     """This process holds as many open streams as it may."""
 
@@ -31,12 +43,14 @@ class Unavailable(Exception):
 STATUS: tuple[tuple[type[Exception], int, str, int], ...] = (
     (MalformedRequest, 400, "malformed_json", 0),
     (WrongContentType, 415, "unsupported_media_type", 0),
+    (Unauthorized, 401, "unauthorized", 0),
     (errors.ValidationError, 422, "validation", 0),
     (errors.IdempotencyConflict, 422, "idempotency_conflict", 0),
     (errors.JobNotFound, 404, "job_not_found", 0),
     (errors.ModelNotFound, 404, "model_not_found", 0),
     (errors.ModelUnavailable, 503, "model_unavailable", 5),
     (errors.QueueFull, 429, "overloaded", 5),
+    (RateLimited, 429, "overloaded", 1),
     (TooManyStreams, 429, "overloaded", 1),
     (Unavailable, 503, "unavailable", 2),
 )
@@ -100,6 +114,8 @@ def answer(error: Exception) -> Response:
     response = Response(body(sentence, error_type), status, content_type="application/json")
     if retry_after:
         response.headers["Retry-After"] = str(retry_after)
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, HTTPException):
         response.headers.extend(
             (name, value) for name, value in error.get_headers() if name.lower() in ("allow", "location")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import redis
 
+from gateway.auth import caller
 from wire.errors import ModelNotFound, ModelUnavailable
 from wire.registry import Registry, WorkerInfo
 from wire.request import RequestLimits
@@ -77,13 +78,18 @@ class Fleet:
         self._seen = {name: at for name, at in self._seen.items() if now - at < MEMORY}
         self._seen |= {w.model: now for w in self._workers}
 
+    def visible(self) -> list[WorkerInfo]:
+        """The workers of the models that whoever asks may use: of the others they hear nothing."""
+        who = caller()
+        return [w for w in self.workers() if who.may_use(w.model)]
+
     def model(self, name: str | None) -> Model:
         """The model of that name, or the first one if None; ModelNotFound, or ModelUnavailable with the reason."""
-        workers = self.workers()
+        workers = self.visible()
         if name is None:
             name = first_model(workers)
         known = [w for w in workers if w.model == name]
-        if not known and name in self._seen:
+        if not known and name in self._seen and caller().may_use(name):
             raise ModelUnavailable(
                 f"the workers of the model {name!r} are gone; maybe they are starting again"
             )
@@ -114,7 +120,7 @@ class Fleet:
 def first_model(workers: list[WorkerInfo]) -> str:
     """The model served when none is named: of those serving, the one served longest."""
     if not workers:
-        raise ModelUnavailable("no worker is running: start one with `sagrada worker`")
+        raise ModelUnavailable("no worker runs whose model you may use: start one with `sagrada worker`")
     return min(workers, key=lambda w: (w.state != "serving", w.started, w.boot)).model
 
 

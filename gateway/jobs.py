@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response, request
 
+from gateway.auth import caller
 from gateway.body import json_body
 from gateway.clock import Timer
 from gateway.detach import respond
@@ -75,10 +76,10 @@ def unknown(job_id: str) -> JobNotFound:
     return JobNotFound(f"there is no job {job_id}: the id is wrong, or its result has expired")
 
 
-def known(gateway: Gateway, job_id: str) -> Record:
-    """The job's record; JobNotFound."""
+def known(gateway: Gateway, job_id: str, tenant: str) -> Record:
+    """The job's record; JobNotFound, whether there is no such job or it is another tenant's."""
     record = gateway.ledger.record(job_id)
-    if record is None:
+    if record is None or record.tenant != tenant:
         raise unknown(job_id)
     return record
 
@@ -113,11 +114,17 @@ class JobWait(Waiting):
     """A client that wants the job object when the job has ended, or when its patience has."""
 
     def __init__(
-        self, gateway: Gateway, exchange: Exchange, job_id: str, patience: float, early_status: int
+        self,
+        gateway: Gateway,
+        exchange: Exchange,
+        job_id: str,
+        tenant: str,
+        patience: float,
+        early_status: int,
     ) -> None:
-        """`early_status`: the HTTP status if the job has not ended by then."""
+        """`tenant`: the client's; `early_status`: the HTTP status if the job has not ended by then."""
         super().__init__(gateway, exchange, job_id)
-        self._patience, self._early_status = patience, early_status
+        self._tenant, self._patience, self._early_status = tenant, patience, early_status
         self._once = threading.Lock()
         self._timer: Timer | None = None
 
@@ -145,7 +152,7 @@ class JobWait(Waiting):
 
     def _look(self) -> None:
         try:
-            record = known(self.gateway, self.job_id)
+            record = known(self.gateway, self.job_id, self._tenant)
             response = show(self.gateway, self.job_id, record, 200 if record.terminal else self._early_status)
         except Exception as error:  # whatever it is, the client hears of it
             self.fail(error)
@@ -205,13 +212,16 @@ def blueprint(gateway: Gateway) -> Blueprint:
             gateway.poller, request.environ, lambda exchange: exchange.answer(status, headers, body)
         )
 
+    def mine(job_id: str) -> Record:
+        return known(gateway, job_id, caller().tenant)
+
     def wait(job_id: str, record: Record, early_status: int) -> Response:
-        patience = _patience()
+        patience, tenant = _patience(), caller().tenant
         if record.terminal or not patience or not gateway.has_room:
             return show(gateway, job_id, record, 200 if record.terminal else early_status)
 
         def start(exchange: Exchange) -> None:
-            JobWait(gateway, exchange, job_id, patience, early_status).start()
+            JobWait(gateway, exchange, job_id, tenant, patience, early_status).start()
 
         return respond(gateway.poller, request.environ, start)
 
@@ -226,12 +236,12 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/jobs/<job_id>")
     def look(job_id: str) -> Response:
-        return wait(job_id, known(gateway, job_id), 200)
+        return wait(job_id, mine(job_id), 200)
 
     @routes.get("/jobs/<job_id>/stream")
     def stream(job_id: str) -> Response:
         after = _after()
-        if known(gateway, job_id).terminal:
+        if mine(job_id).terminal:
             return _finished_stream(gateway, job_id, after)
         if gateway.leaving:
             return Response(RETRY, 200, SSE)  # an EventSource comes back after an end, but not after an error
@@ -244,10 +254,12 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.post("/jobs/<job_id>/cancel")
     def cancel(job_id: str) -> Response:
+        mine(job_id)
         return show(gateway, job_id, gateway.cancel(job_id))
 
     @routes.delete("/jobs/<job_id>")
     def delete(job_id: str) -> Response:
+        mine(job_id)
         match gateway.ledger.delete(job_id):
             case "deleted":
                 return Response(status=204)

@@ -55,7 +55,7 @@ def worker_object(w: WorkerInfo) -> dict[str, Any]:
 
 def info(gateway: Gateway, name: str | None) -> dict[str, Any]:
     """TGI's /info and what a queue's users want to know; of a loading model as far as it is known."""
-    workers = gateway.fleet.workers()
+    workers = gateway.fleet.visible()
     name = name or first_model(workers)
     known = [w for w in workers if w.model == name]
     # A model that does not serve may still be loading: then what it says so far is shown.

@@ -20,41 +20,25 @@ from sagrada.client import Client, ClientError, Event, Job
 from sagrada.config import (
     UpConfig,
     cards_option,
+    gateway_options,
     launch_options,
     room_environment,
     up_options,
-    url_option,
     variables,
 )
 from sagrada.embedded import NoServer
 from sagrada.from_tgi import NotHere, translate
+from sagrada.keys import keys
 from sagrada.lock import DataDirInUse
+from sagrada.refusals import Interrupted, NoAnswer, Refused
 from sagrada.up import CannotStart, run
 
 
-class Refused(click.ClickException):
-    """Refused, or the job did not complete: a sentence for the person, an exit code for the script."""
-
-    exit_code = 1
-
-
-class NoAnswer(Refused):
-    """The gateway is away or busy: try again later."""
-
-    exit_code = 3
-
-
-class Interrupted(Refused):
-    """Ctrl-C, as shells count it."""
-
-    exit_code = 130
-
-
 @contextmanager
-def gateway_at(url: str) -> Iterator[Client]:
+def gateway_at(url: str, api_key: str | None) -> Iterator[Client]:
     """A client of the gateway at `url`, whose refusals become the command's."""
     try:
-        with Client(url) as client:
+        with Client(url, api_key=api_key) as client:
             yield client
     except ClientError as error:
         kind = NoAnswer if error.status in (0, 429, 503) else Refused
@@ -67,7 +51,7 @@ def main() -> None:
     """Serve language models from a queue.
 
     `sagrada up` runs the whole fleet on this machine. The other commands talk to a gateway that runs, at --url or
-    SAGRADA_URL.
+    SAGRADA_URL, with the key in SAGRADA_API_KEY if it asks for one.
 
     \b
     Exit codes: 0 done · 1 refused, or the job did not complete · 2 wrong call · 3 no gateway, or it is busy
@@ -177,7 +161,7 @@ def request_options(command: Any) -> Any:
             "--ttl", type=float, help="Seconds after which an unfinished job expires. Default: a day."
         ),
         click.option("--start-ttl", type=float, help="Seconds after which a job that still waits expires."),
-        url_option,
+        gateway_options,
     )
     for option in reversed(options):
         command = option(command)
@@ -195,13 +179,13 @@ def _submit(client: Client, given: Mapping[str, Any]) -> Job:
 
 @main.command()
 @request_options
-def generate(url: str, **given: Any) -> None:
+def generate(url: str, api_key: str | None, **given: Any) -> None:
     """Generate a continuation of PROMPT and print it as it comes.
 
     PROMPT `-` reads the standard input. The text goes to the standard output and how it ended to the standard error.
     Ctrl-C cancels the job.
     """
-    with gateway_at(url) as client:
+    with gateway_at(url, api_key) as client:
         began, times = time.monotonic(), list[float]()
         job = _submit(client, given)
         try:
@@ -225,12 +209,12 @@ def _conclude(last: Event | None, began: float, times: list[float]) -> None:
 @main.command()
 @request_options
 @click.option("--json", "as_json", is_flag=True, help="Print the whole job as JSON.")
-def submit(url: str, as_json: bool, **given: Any) -> None:
+def submit(url: str, api_key: str | None, as_json: bool, **given: Any) -> None:
     """Queue a generation and print the job's id. PROMPT `-` reads the standard input.
 
     Follow it with `sagrada stream ID`, ask with `sagrada status ID`, stop it with `sagrada cancel ID`.
     """
-    with gateway_at(url) as client:
+    with gateway_at(url, api_key) as client:
         job = _submit(client, given)
     click.echo(_json(job) if as_json else job.id)
 
@@ -239,13 +223,13 @@ def submit(url: str, as_json: bool, **given: Any) -> None:
 @click.argument("job_id")
 @click.option("--wait", type=click.FloatRange(min=0), help="Wait so many seconds for the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole job as JSON.")
-@url_option
-def status(job_id: str, wait: float | None, as_json: bool, url: str) -> None:
+@gateway_options
+def status(job_id: str, wait: float | None, as_json: bool, url: str, api_key: str | None) -> None:
     """Print how the job stands, and its text when it is completed.
 
     Exits with 1 when the job failed, expired or was cancelled.
     """
-    with gateway_at(url) as client:
+    with gateway_at(url, api_key) as client:
         try:
             job = client.wait(job_id, wait) if wait else client.status(job_id)
         except TimeoutError:
@@ -259,15 +243,15 @@ def status(job_id: str, wait: float | None, as_json: bool, url: str) -> None:
 @click.argument("job_id")
 @click.option("--after", type=int, default=-1, help="Start after the event with this `seq`.")
 @click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
-@url_option
-def stream(job_id: str, after: int, as_json: bool, url: str) -> None:
+@gateway_options
+def stream(job_id: str, after: int, as_json: bool, url: str, api_key: str | None) -> None:
     """Print the job's text from the beginning, then live to its end.
 
     It may be called any number of times, during the job and after it, and goes on where it was cut off when the
     gateway is restarted. Ctrl-C leaves the job running.
     """
     began, times = time.monotonic(), list[float]()
-    with gateway_at(url) as client:
+    with gateway_at(url, api_key) as client:
         events = show.timed(client.stream(job_id, after), times)
         last = _as_lines(events) if as_json else show.stream(Console(), events)
     if last is None and after >= 0:
@@ -284,11 +268,14 @@ def _as_lines(events: Iterator[Event]) -> Event | None:
 
 @main.command()
 @click.argument("job_id")
-@url_option
-def cancel(job_id: str, url: str) -> None:
+@gateway_options
+def cancel(job_id: str, url: str, api_key: str | None) -> None:
     """Stop the job, whether it waits or runs. Harmless when it has ended."""
-    with gateway_at(url) as client:
+    with gateway_at(url, api_key) as client:
         click.echo(_told(client.cancel(job_id)))
+
+
+main.add_command(keys)
 
 
 def _json(value: Job | Event) -> str:

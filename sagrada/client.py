@@ -132,13 +132,22 @@ class Unreachable(ClientError):
 class Client:
     """One gateway. Not for several threads at once; `close` it, or use it in a `with` statement."""
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 30.0, patience: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout: float = 30.0,
+        patience: float = 60.0,
+    ) -> None:
         """`timeout` bounds one answer, `patience` how long a stream looks for a gateway that went away, in seconds."""
         self.url, self._patience = url.rstrip("/"), patience
         # Reading may take as long as the server was asked to wait, and then some.
         limits = httpx.Timeout(timeout, read=LONGEST_WAIT + timeout)
         # Without TLS there is nothing to verify, and reading the certificates takes longer than a short request.
-        self._http = httpx.Client(base_url=self.url, timeout=limits, verify=self.url.startswith("https:"))
+        https = self.url.startswith("https:")
+        key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=self.url, timeout=limits, verify=https, headers=key)
 
     def submit(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sysconfig
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from sagrada.from_tgi import FLAGS, Flag
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 DEVICES = ("auto", "cpu", "cuda", "hpu")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -42,6 +43,13 @@ class UpConfig:
     """Where the children say what they say: `files` in the data folder, or `here`, where `up` itself does."""
     sample: bool = True
     """Whether the first thing that is generated is a sample for the terminal."""
+    auth: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether its gateway lets nobody in without one."""
+        return self.auth == "keys" or self.api_key is not None
 
     @property
     def url(self) -> str:
@@ -81,12 +89,37 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "sagrada"
 
 
-def url_option(command: F) -> F:
-    """--url: the gateway to talk to."""
+def gateway_options(command: F) -> F:
+    """--url and --api-key: the gateway to talk to, and what it asks for."""
+    command = click.option(
+        "--api-key", envvar="SAGRADA_API_KEY", show_envvar=True, callback=_sendable,
+        help="The key that the gateway asks for. Better in the environment, where other users do not see it.",
+    )(command)  # fmt: skip
     return click.option(
         "--url", envvar="SAGRADA_URL", show_envvar=True, default=DEFAULT_URL, show_default=True,
         help="The gateway to talk to.",
     )(command)  # fmt: skip
+
+
+def _sendable(context: click.Context, option: click.Parameter, key: str | None) -> str | None:
+    """The key without the white space that it was copied with; None for an empty one."""
+    key = (key or "").strip()
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise click.BadParameter("a key is of printable ASCII characters, without spaces.")
+    return key or None
+
+
+def redis_option(command: F) -> F:
+    """--redis-url: the fleet's Redis, with the gateways' default."""
+    return click.option(
+        "--redis-url", envvar="REDIS_URL", show_envvar=True, default=DEFAULT_REDIS, show_default=True,
+        callback=_usable_redis, help="The fleet's Redis; `sagrada up` says which is its own.",
+    )(command)  # fmt: skip
+
+
+def asks_for_keys() -> bool:
+    """Whether a gateway that was started in this environment would ask for keys."""
+    return os.environ.get("AUTH") == "keys" or bool(os.environ.get("API_KEY"))
 
 
 def cards_option(command: F) -> F:
@@ -159,6 +192,14 @@ _UP: dict[str, dict[str, Any]] = {
         "help": "A Redis that runs already: redis://, rediss://, unix:// or sentinel://. "
         "Default: one is started, its data kept in --data-dir.",
         "callback": _usable_redis,
+    },
+    "--auth": {
+        "type": click.Choice(("open", "keys")),
+        "help": "keys: requests carry a key that `sagrada keys add` has made. Default: open, to anybody.",
+    },
+    "--api-key": {
+        "callback": _sendable,
+        "help": "A key that may do anything; with it nobody comes in without one. Better in the environment.",
     },
     "--data-dir": {
         "type": click.Path(file_okay=False, path_type=Path),

@@ -29,7 +29,7 @@ class Greeting(threading.Thread):
 
     def run(self) -> None:
         """Until the sample is shown, or the fleet is told to stop."""
-        with Client(self._config.url) as client:
+        with Client(self._config.url, api_key=self._config.api_key) as client:
             with show.progress(self._console) as say:
                 while not self._stop.is_set() and not self._look(client, say):
                     self._stop.wait(0.2)
@@ -64,13 +64,16 @@ class Greeting(threading.Thread):
         self._say(f"Ready after {seconds:.1f} s: {_described(info)}\n")
         if not self._config.sample:
             return
+        if self._config.asks_for_keys and not self._config.api_key:
+            self._say("It asks for keys: make one with `sagrada keys add NAME`, against the Redis above.")
+            return
         began, times = time.monotonic(), list[float]()
         job = client.submit(SAMPLE, {"max_new_tokens": SAMPLE_TOKENS})
         self._console.print(SAMPLE, end="", style="bold", highlight=False)
         events = show.timed(client.stream(job.id), times)
         last = show.stream(self._console, events, lambda: not self._stop.is_set())
         if last is not None:
-            self._say(f"\n{show.summary(last, began, times)}\n\n{_try_it(self._config.url)}")
+            self._say(f"\n{show.summary(last, began, times)}\n\n{_try_it(self._config)}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -81,10 +84,11 @@ def _described(info: dict[str, Any]) -> str:
     return " ".join(parts) + f", Celery queue {info.get('queue', '?')}"
 
 
-def _try_it(url: str) -> str:
+def _try_it(config: UpConfig) -> str:
+    url, key = config.url, ' -H "Authorization: Bearer $API_KEY"' if config.asks_for_keys else ""
     body = shlex.quote('{"inputs": "Tell me a story.", "parameters": {"max_new_tokens": 80}}')
     return (
-        f"Try it:  curl -N {url}/generate_stream -H 'Content-Type: application/json' -d {body}\n"
-        f"    or:  sagrada generate 'Tell me a story.' --url {url}\n"
+        f"Try it:  curl -N {url}/generate_stream -H 'Content-Type: application/json'{key} -d {body}\n"
+        f"    or:  {'SAGRADA_API_KEY=$API_KEY ' if key else ''}sagrada generate 'Tell me a story.' --url {url}\n"
         "Ctrl-C drains and stops."
     )

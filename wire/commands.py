@@ -119,10 +119,11 @@ def _ms(seconds: float) -> int:
 def _body(job: Job, queue: str) -> tuple[Arg, ...]:
     start = _ms(job.start_ttl) if job.start_ttl else 0
     prompt = len(job.ids or ())
-    return version_of(job), encode_job(job), job.model, queue, _ms(job.ttl), start, prompt, job.gateway
+    whose = job.gateway, job.tenant
+    return version_of(job), encode_job(job), job.model, queue, _ms(job.ttl), start, prompt, *whose
 
 
-_NO_BODY: tuple[Arg, ...] = (0, "", "", "", 0, 0, 0, "")
+_NO_BODY: tuple[Arg, ...] = (0, "", "", "", 0, 0, 0, "", "")
 
 
 def entry(event: Event) -> Entry:

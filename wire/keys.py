@@ -27,6 +27,8 @@
 | sagrada:worker:<boot>     | hash    | registry            | one msgpack map: wire/registry.py         | with the lease                |
 | sagrada:blob:<sha256>     | string  | registry            | a model's tokenizer files                 | refreshed while served        |
 | sagrada:secret            | string  | the first gateway   | key of the idempotency HMAC               | never                         |
+| sagrada:apikeys           | hash    | `sagrada keys`      | key id → one msgpack map: wire/apikeys.py | never; bounded                |
+| sagrada:rate:<key id>     | hash    | gateway             | what that key has used: wire/rates.py     | when nothing of it is used    |
 | celery-task-meta-<id>     | string  | Celery              | the task's result, JSON                   | RESULT_TTL                    |
 
 All are on one node: kombu knows no Redis Cluster, and the index of open jobs is written by the scripts of each job.
@@ -48,6 +50,7 @@ WORKERS = PREFIX + "workers"
 OPEN = PREFIX + "open"
 GATEWAYS = PREFIX + "gateways"
 SECRET = PREFIX + "secret"
+API_KEYS = PREFIX + "apikeys"
 
 
 def job_key(job_id: str) -> str:
@@ -94,6 +97,11 @@ def worker_key(boot: str) -> str:
 def blob_key(digest: str) -> str:
     """A content-addressed blob; `digest` is SHA-256 in hex."""
     return f"{PREFIX}blob:{digest}"
+
+
+def rate_key(key_id: str) -> str:
+    """What an API key has used of its rates."""
+    return f"{PREFIX}rate:{key_id}"
 
 
 def result_key(job_id: str) -> str:

@@ -23,6 +23,7 @@
 | start_by          | created + start_ttl; 0: a start is not bounded               | submit, claim         |
 | askers            | how often it was submitted, under one Idempotency-Key        | submit, claim         |
 | gateway           | the gateway process whose connection it is bound to, or ''   | submit, claim         |
+| tenant            | whose it is: nobody else's key finds it; '': a producer's    | submit, claim         |
 | result            | wire.job.Result as msgpack, of a completed job               | finish                |
 | error, error_type | a sentence and TGI's word for its kind, of a failed job      | finish, stop          |
 """
@@ -52,6 +53,7 @@ FIELDS = (
     "deadline",
     "start_by",
     "gateway",
+    "tenant",
     "result",
     "error",
     "error_type",
@@ -83,6 +85,7 @@ class Record:
     start_by: int = 0
     """0: a start is not bounded."""
     gateway: str = ""
+    tenant: str = ""
 
     @property
     def terminal(self) -> bool:
@@ -122,6 +125,7 @@ def parse_record(values: Sequence[bytes | None]) -> Record | None:
         deadline=int(text["deadline"] or 0),
         start_by=int(text["start_by"] or 0),
         gateway=text["gateway"],
+        tenant=text["tenant"],
         result=decode_result(texts["result"]) if texts["result"] else None,
         error=text["error"],
         error_type=text["error_type"],

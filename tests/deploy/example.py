@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from gateway.config import Config as GatewayConfig
-from sagrada.config import up_options, url_option
+from sagrada.config import gateway_options, up_options
 from worker.config import Config as WorkerConfig
 
 HEAD = """\
@@ -99,7 +99,7 @@ def of_sagrada() -> list[Setting]:
 
     @click.command()
     @up_options
-    @url_option
+    @gateway_options
     def command(**_: Any) -> None: ...
 
     found = []

@@ -36,14 +36,16 @@ local function log(attempt, n, event)
   redis.call('XADD', KEYS[2], attempt .. '-' .. n, 'e', event)
 end
 
--- ARGV from `first` on: wire version, job, model, queue, ttl ms, ms in which to start or 0, prompt tokens, gateway.
+-- ARGV from `first` on: wire version, job, model, queue, ttl ms, ms in which to start or 0, prompt tokens, gateway,
+-- tenant.
 local function create(digest, attempt, first)
-  local v, body, model, queue, ttl, start, prompt_tokens, gateway = unpack(ARGV, first, first + 7)
+  local v, body, model, queue, ttl, start, prompt_tokens, gateway, tenant = unpack(ARGV, first, first + 8)
   local created = now()
   local deadline, start_by = created + ttl, tonumber(start) > 0 and created + start or 0
   redis.call('HSET', KEYS[1], 'v', v, 'job', body, 'model', model, 'digest', digest, 'queue', queue,
     'state', 'queued', 'attempt', attempt, 'prompt_tokens', prompt_tokens,
-    'created', created, 'deadline', deadline, 'start_by', start_by, 'gateway', gateway, 'askers', 1)
+    'created', created, 'deadline', deadline, 'start_by', start_by, 'gateway', gateway, 'tenant', tenant,
+    'askers', 1)
   local look = math.min(created + FIRST_LOOK, deadline)
   if start_by > 0 then look = math.min(look, start_by) end
   redis.call('ZADD', KEYS[5], look, KEYS[1]:match('{(.*)}'))

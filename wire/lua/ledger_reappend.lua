@@ -16,7 +16,7 @@ if newest < attempt then mark(attempt, n) end
 redis.call('HSET', KEYS[1], 'state', 'in_progress', 'attempt', attempt, 'boot', ARGV[2], 'claim', ARGV[3])
 redis.call('HSETNX', KEYS[1], 'started', now())
 redis.call('HSETNX', KEYS[1], 'mark', n)
-for i = 13, #ARGV, 2 do
+for i = 14, #ARGV, 2 do
   local count = tonumber(ARGV[i])
   if count > n + 1 then break end
   if count == n + 1 then

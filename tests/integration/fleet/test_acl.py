@@ -17,12 +17,25 @@ from sagrada.embedded import EmbeddedServer
 from tests.support.fleet import Fleet
 from tests.support.processes import until
 from tests.support.sentinels import NAME, Sentinels
-from wire.keys import LIVE, SECRET, channel, job_key, log_key, queue_keys, unacked_key, worker_key
+from wire.apikeys import ApiKeys
+from wire.keys import (
+    API_KEYS,
+    LIVE,
+    SECRET,
+    channel,
+    job_key,
+    log_key,
+    queue_keys,
+    rate_key,
+    unacked_key,
+    worker_key,
+)
 from wire.redis_url import client
 
 ACL = Path(__file__).parents[3] / "deploy" / "redis" / "users.acl"
 QUEUE = "sagrada.scripted"
-
+MASTER = "the-one"
+http = httpx.Client(headers={"Authorization": f"Bearer {MASTER}"}, timeout=60)
 
 LINES = [line.split() for line in ACL.read_text().splitlines() if line.startswith("user ")]
 PASSWORDS = {words[1]: word[1:] for words in LINES for word in words if word.startswith(">")} | {
@@ -63,37 +76,50 @@ def fleet(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     urls = {room: guarded.url(room) for room in ("gateway", "worker")}
     folder = tmp_path_factory.mktemp("logs")
     with Fleet(guarded.url("admin"), folder, model="scripted?step=0.01", urls=urls,
-               env={"SERVED_MODEL_NAME": "scripted"}) as running:  # fmt: skip
+               env={"SERVED_MODEL_NAME": "scripted", "API_KEY": MASTER}) as running:  # fmt: skip
         yield running.ready()
 
 
-def submit(fleet: Fleet, tokens: int = 5) -> str:
+def submit(fleet: Fleet, tokens: int = 5, headers: dict[str, str] | None = None) -> str:
     body = {"inputs": "a", "parameters": {"max_new_tokens": tokens, "ignore_eos": True}}
-    answer = httpx.post(f"{fleet.url}/jobs", json=body, timeout=30)
+    answer = http.post(f"{fleet.url}/jobs", json=body, headers=headers)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
 
 def status(fleet: Fleet, job: str) -> str:
-    return str(httpx.get(f"{fleet.url}/jobs/{job}", params={"wait": 30}, timeout=60).json()["status"])
+    return str(http.get(f"{fleet.url}/jobs/{job}", params={"wait": 30}).json()["status"])
 
 
 def test_gateway_and_worker_serve_cancel_and_delete(fleet: Fleet) -> None:
     job = submit(fleet)
     assert status(fleet, job) == "completed"
-    assert httpx.delete(f"{fleet.url}/jobs/{job}").status_code == 204
+    assert http.delete(f"{fleet.url}/jobs/{job}").status_code == 204
     long = submit(fleet, 1000)
-    assert httpx.post(f"{fleet.url}/jobs/{long}/cancel").status_code == 200
+    assert http.post(f"{fleet.url}/jobs/{long}/cancel").status_code == 200
     assert status(fleet, long) == "cancelled"
     for path in ("info", "metrics", "health"):
-        assert httpx.get(f"{fleet.url}/{path}").status_code == 200
+        assert http.get(f"{fleet.url}/{path}").status_code == 200
     log = "\n".join(file.read_text() for file in fleet.logs.glob("*.log"))
     assert "NOPERM" not in log and "No permissions" not in log and "no permissions" not in log, log
 
 
+def test_a_key_is_made_used_counted_and_revoked(fleet: Fleet, guarded: Guarded) -> None:
+    with client(guarded.url("keys")) as redis:
+        keys = ApiKeys(redis)
+        key_id, key = keys.add("shop", requests_per_minute=5)
+        assert list(keys.all()) == [key_id]
+        theirs = {"Authorization": f"Bearer {key}"}
+        job = submit(fleet, headers=theirs)
+        assert http.get(f"{fleet.url}/jobs/{job}", headers=theirs).status_code == 200
+        assert http.get(f"{fleet.url}/jobs/{job}").status_code == 404
+        keys.revoke(key_id)
+        assert http.get(f"{fleet.url}/jobs/{job}", headers=theirs).status_code == 401
+
+
 def test_a_worker_s_messages_reach_another_when_it_is_killed(fleet: Fleet) -> None:
     job = submit(fleet, 300)
-    until(lambda: httpx.get(f"{fleet.url}/jobs/{job}").json()["status"] == "in_progress", 30, "its start")
+    until(lambda: http.get(f"{fleet.url}/jobs/{job}").json()["status"] == "in_progress", 30, "its start")
     fleet.workers[0].kill()
     fleet.workers.pop(0).wait()
     fleet.start_worker()
@@ -127,6 +153,7 @@ def test_a_subscriber_follows_a_stream_and_reads_its_log(fleet: Fleet, guarded: 
         ("gateway", ("HGETALL", unacked_key("b"))),
         ("gateway", ("ZREM", LIVE, "b")),
         ("gateway", ("KEYS", "*")),
+        ("gateway", ("HSET", API_KEYS, "k", "forged")),
         ("gateway", ("SUBSCRIBE", "/0.celery.pidbox")),
         ("worker", ("FLUSHALL",)),
         ("worker", ("CONFIG", "SET", "dir", "/")),
@@ -138,7 +165,12 @@ def test_a_subscriber_follows_a_stream_and_reads_its_log(fleet: Fleet, guarded: 
         ("producer", ("SET", "celery-task-meta-j", "forged")),
         ("producer", ("ZADD", queue_keys(QUEUE)[0], 0, "j")),
         ("producer", ("EVAL", "return 1", 0)),
+        ("keys", ("HGETALL", job_key("j"))),
+        ("keys", ("GET", SECRET)),
+        ("keys", ("HGETALL", rate_key("k"))),
         ("subscriber", ("HGETALL", job_key("j"))),
+        ("subscriber", ("HGETALL", API_KEYS)),
+        ("producer", ("HGETALL", API_KEYS)),
         ("subscriber", ("XADD", log_key("j"), "*", "e", "x")),
         ("subscriber", ("PUBLISH", channel("j"), "x")),
         ("subscriber", ("GET", SECRET)),
@@ -183,7 +215,7 @@ def test_with_sentinels_each_has_a_user_too(tmp_path: Path) -> None:
             user: sentinels.url(login=f"{user}:{PASSWORDS[user]}@", query=asking)
             for user in ("admin", "gateway", "worker")
         }
-        env = {"SERVED_MODEL_NAME": "scripted"}
+        env = {"SERVED_MODEL_NAME": "scripted", "API_KEY": MASTER}
         with Fleet(urls["admin"], logs, model="scripted?step=0.01", urls=urls, env=env) as fleet:
             fleet.ready()
             job, new = submit(fleet, 200), sentinels.replica
@@ -192,9 +224,7 @@ def test_with_sentinels_each_has_a_user_too(tmp_path: Path) -> None:
             sentinels.promoted(new)
             until(lambda: httpx.get(fleet.url + "/readyz").status_code == 200, 60, "the gateway to be back")
             assert status(fleet, job) == "completed"
-            until(
-                lambda: httpx.post(f"{fleet.url}/jobs", json={"inputs": "a"}).status_code == 202, 30, "more"
-            )
+            until(lambda: http.post(f"{fleet.url}/jobs", json={"inputs": "a"}).status_code == 202, 30, "more")
         with (
             client(urls["admin"].replace("sagrada", "nobody")) as stranger,
             pytest.raises(ConnectionError) as error,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from redis import Redis
 
-from tests.integration.ledger.support import claimed, end_of, submitted, token
+from tests.integration.ledger.support import claimed, end_of, make_job, submitted, token
 from wire.commands import Outcome
 from wire.job import Job
 from wire.keys import job_key, log_key
@@ -83,14 +84,16 @@ def test_a_finish_after_a_lost_claim_counts(ledger: Ledger, redis: Redis) -> Non
 
 def test_a_job_that_was_lost_with_its_record_is_restored_by_its_owner(ledger: Ledger, redis: Redis) -> None:
     client: Any = redis
-    job = submitted(ledger)
+    job = msgspec.structs.replace(make_job(), tenant="acme")
+    ledger.submit(job, "sagrada.m")
     claim = claimed(ledger, job)
     client.flushall()
     tokens = [token(n, 1) for n in range(3)]
     assert ledger.reappend(job.id, 1, "a", claim.claim, tokens).outcome is Outcome.GONE
     restored = ledger.reappend(job.id, 1, "a", claim.claim, tokens, body=claim.job, queue="sagrada.m")
     assert restored == (Outcome.OK, 3)
-    assert ledger.job(job.id) == job
+    record = ledger.record(job.id)
+    assert ledger.job(job.id) == job and record and record.tenant == "acme", "it is nobody else's now"
     assert ledger.submit(job, "sagrada.m", "its digest")[0] is False
     end, result = end_of(3)
     assert ledger.finish(job.id, 1, end, result).outcome is Outcome.OK

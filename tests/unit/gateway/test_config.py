@@ -26,6 +26,9 @@ def test_the_environment_is_read_by_name() -> None:
         ("DRAIN_TIMEOUT", "-1"),
         ("DRAIN_TIMEOUT", "nan"),
         ("MAX_BODY_BYTES", "2MB"),
+        ("AUTH", "on"),
+        ("API_KEY", "two words"),
+        ("API_KEY", "schlüssel"),
     ],
 )
 def test_a_bad_setting_names_its_variable(name: str, text: str) -> None:
@@ -46,8 +49,17 @@ def test_every_setting_is_an_option_with_help() -> None:
         assert "--" + name.replace("_", "-") in text and name.upper() in text
 
 
-def test_the_secret_is_not_shown() -> None:
-    assert "hush" not in repr(Config(sagrada_secret="hush"))
+def test_secrets_are_not_shown() -> None:
+    assert "hush" not in repr(Config(sagrada_secret="hush", api_key="hush"))
+    with pytest.raises(ConfigError) as refused:
+        Config.from_env(environ={"API_KEY": "hush hush"})
+    assert "hush" not in str(refused.value)
+
+
+def test_a_setting_goes_by_its_name_in_tgi_too() -> None:
+    assert Config.from_env(environ={"PAYLOAD_LIMIT": "7"}).max_body_bytes == 7
+    assert Config.from_env(environ={"PAYLOAD_LIMIT": "7", "MAX_BODY_BYTES": "8"}).max_body_bytes == 8
+    assert configure(["--payload-limit", "9"]).max_body_bytes == 9
 
 
 def test_gunicorn_gets_time_to_drain() -> None:

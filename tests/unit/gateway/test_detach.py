@@ -31,13 +31,13 @@ def make(poller: Poller) -> Iterator[Make]:
     """(client's end, exchange)."""
     clients: list[socket.socket] = []
 
-    def pair(chunked: bool = True) -> tuple[socket.socket, Detached]:
+    def pair(chunked: bool = True, common: dict[str, str] | None = None) -> tuple[socket.socket, Detached]:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             client = socket.create_connection(listener.getsockname(), timeout=10)
             server, _ = listener.accept()
         clients.append(client)
         with server:
-            return client, Detached(poller, server, chunked)
+            return client, Detached(poller, server, chunked, common)
 
     yield pair
     for client in clients:
@@ -56,6 +56,15 @@ def test_a_whole_answer(make: Make) -> None:
     assert rest(client) == (
         b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
     )
+
+
+def test_what_the_application_says_of_every_answer_is_in_its_head(make: Make) -> None:
+    for chunked in (True, False):
+        client, exchange = make(chunked, {"X-Of-All": "yes", "Content-Type": "text/html"})
+        exchange.begin(HEADERS) if chunked else exchange.answer(200, HEADERS, b"")
+        exchange.end()
+        head = rest(client).partition(b"\r\n\r\n")[0]
+        assert b"X-Of-All: yes" in head and b"Content-Type: text/plain" in head and b"html" not in head
 
 
 def test_a_stream_in_chunks(make: Make) -> None:

@@ -52,5 +52,5 @@ def test_a_job_is_cancelled_before_its_client_leaves_the_hub(
 
 
 def test_a_poll_looks_at_the_record_before_it_leaves_the_hub(gateway: Any, said: list[str]) -> None:
-    JobWait(gateway, Blocking(), "7", patience=1, early_status=200).abandon()
+    JobWait(gateway, Blocking(), "7", "", patience=1, early_status=200).abandon()
     assert said == ["chore", "close"]

@@ -31,6 +31,20 @@ def test_a_lost_answer_is_asked_for_again_under_the_same_key() -> None:
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
 
 
+def test_the_key_goes_with_every_request() -> None:
+    def answers(request: Request) -> Answer:
+        return Answer(text=sse(done(0))) if request.path.endswith("/stream") else Answer(body=job())
+
+    with gateway(answers) as stub:
+        with Client(stub.url, api_key="sk-1") as client:
+            client.submit("Hello")
+            list(client.stream("j1"))
+            client.cancel("j1")
+        with Client(stub.url) as client:
+            client.submit("Hello")
+    assert [request.headers.get("authorization") for request in stub.requests] == [*["Bearer sk-1"] * 3, None]
+
+
 def test_a_refusal_is_the_gateways_sentence() -> None:
     refusal = Answer(
         429, {"error": "the queue is full", "error_type": "overloaded"}, headers={"Retry-After": "7"}

@@ -28,7 +28,7 @@ def sagrada(*args: str, **options: Any) -> Result:
     return CliRunner().invoke(main, args, **options)
 
 
-@pytest.mark.parametrize("command", ["up", "generate", "submit", "status", "stream", "cancel"])
+@pytest.mark.parametrize("command", ["up", "generate", "submit", "status", "stream", "cancel", "keys"])
 def test_every_command_explains_itself(command: str) -> None:
     ran = sagrada(command, "--help")
     assert ran.exit_code == 0
@@ -162,6 +162,19 @@ def test_cancel() -> None:
     with gateway(lambda request: Answer(body=job("cancelled"))) as stub:
         ran = sagrada("cancel", "j1", "--url", stub.url)
     assert (ran.exit_code, ran.stdout) == (0, "cancelled\n")
+
+
+def test_the_key_comes_from_option_or_environment() -> None:
+    def asked(*args: str, **env: str) -> str | None:
+        with gateway(lambda request: Answer(body=job("cancelled"))) as stub:
+            assert sagrada("cancel", "j1", "--url", stub.url, *args, env=env).exit_code == 0
+        return stub.requests[0].headers.get("authorization")
+
+    assert asked() is None and asked(SAGRADA_API_KEY=" \n") is None
+    assert asked(SAGRADA_API_KEY="sk-1\n") == "Bearer sk-1"
+    assert asked("--api-key", "sk-2", SAGRADA_API_KEY="sk-1") == "Bearer sk-2"
+    refused = sagrada("cancel", "j1", env={"SAGRADA_API_KEY": "hush\nhush"})
+    assert refused.exit_code == 2 and "hush" not in refused.output
 
 
 @pytest.mark.parametrize(
