@@ -75,13 +75,14 @@ def up(**settings: Any) -> None:
 
 @main.command()
 @launch_options
-def launch(**given: str | None) -> None:
+def launch(**given: str | tuple[str, ...] | None) -> None:
     """Run the fleet with the flags and variables of text-generation-inference's launcher: the one-container image.
 
     As `sagrada up`, whose variables work too; gateway and workers log here, and no sample is generated. A flag that
     cannot be honoured is refused with what to use instead, and one that needs no honouring is passed over with a line.
     """
-    flags = {f"--{name.replace('_', '-')}": value for name, value in given.items() if value is not None}
+    said = {name: ",".join(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    flags = {f"--{name.replace('_', '-')}": value for name, value in said.items() if value}
     try:
         translated = translate(flags, variables())
     except NotHere as error:

@@ -131,8 +131,8 @@ def launch_options(command: F) -> F:
     """The flags of TGI's launcher, in the order of its reference; their variables are read by sagrada.from_tgi."""
     for flag in reversed(FLAGS):
         names = (flag.name, *flag.aliases, *(("-p",) if flag.name == "--port" else ()))
-        optional: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if flag.switch else {}
-        command = click.option(*names, flag.name[2:].replace("-", "_"), help=_fate(flag), **optional)(command)
+        how: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if flag.switch else {"multiple": flag.several}
+        command = click.option(*names, flag.name[2:].replace("-", "_"), help=_fate(flag), **how)(command)
     return command
 
 

@@ -33,6 +33,8 @@ class Flag:
     aliases: tuple[str, ...] = ()
     switch: bool = False
     """It may stand without a value, which is then `true`."""
+    several: bool = False
+    """It may be given several times; commas join what it says."""
     harmless: frozenset[str] = frozenset()
     """Values of a refused flag that ask for nothing, and are passed over."""
     in_environment: bool = True
@@ -141,7 +143,7 @@ FLAGS: tuple[Flag, ...] = (
     _idle("--json-output", "logs are lines of text: time, level, name, message", switch=True),
     _idle("--otlp-endpoint", "no traces are sent: /metrics and a job's own times say where it was"),
     _idle("--otlp-service-name", "no traces are sent"),
-    _taken("--cors-allow-origin"),
+    Flag(name="--cors-allow-origin", fate="taken", ours="CORS_ALLOW_ORIGIN", several=True),
     _taken("--api-key", why="compared exactly, upper and lower case included"),
     _taken("--watermark-gamma", why="none is served if neither is given; 0.5 if only --watermark-delta is"),
     _taken("--watermark-delta"),

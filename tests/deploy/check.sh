@@ -12,6 +12,7 @@ URL=http://127.0.0.1:${PORT:-8080}
 DIR=$(mktemp -d)
 trap 'rm -rf "$DIR"' EXIT
 JSON='Content-Type: application/json'
+curl() { command curl ${API_KEY:+-H "Authorization: Bearer $API_KEY"} "$@"; }
 
 say() { echo "check: $*"; }
 fail() { echo "check: FAILED: $*" >&2; exit 1; }
