@@ -131,7 +131,9 @@ def launch_options(command: F) -> F:
     """The flags of TGI's launcher, in the order of its reference; their variables are read by sagrada.from_tgi."""
     for flag in reversed(FLAGS):
         names = (flag.name, *flag.aliases, *(("-p",) if flag.name == "--port" else ()))
-        how: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if flag.switch else {"multiple": flag.several}
+        how: dict[str, Any] = (
+            {"is_flag": False, "flag_value": "true"} if flag.switch else {"multiple": flag.several}
+        )
         command = click.option(*names, flag.name[2:].replace("-", "_"), help=_fate(flag), **how)(command)
     return command
 

@@ -72,7 +72,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         where = (f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}")
         with (folder / "prometheus.log").open("wb") as log:
             process = subprocess.Popen(
-                [program, *where, f"--web.listen-address={url.removeprefix('http://')}"], stdout=log, stderr=log
+                [program, *where, f"--web.listen-address={url.removeprefix('http://')}"],
+                stdout=log,
+                stderr=log,
             )
         try:
             until(lambda: query(url, 'up{job="sagrada"} == 1'), 60, "a scrape", despite=httpx.HTTPError)

@@ -29,7 +29,9 @@ class Served:
         (folder / "bin" / "redis-server").symlink_to(find_server())
         for name in ("start.sh", "redis.conf", "users.acl"):
             text = (DEPLOY / name).read_text()
-            text = text.replace("/etc/redis", str(folder)).replace("/run/redis/users.acl", str(folder / "run.acl"))
+            text = text.replace("/etc/redis", str(folder)).replace(
+                "/run/redis/users.acl", str(folder / "run.acl")
+            )
             (folder / name).write_text(text.replace("dir /data", f"dir {folder / 'data'}"))
         env = {f"REDIS_{user.upper()}_PASSWORD": word for user, word in PASSWORDS.items()}
         self.log = folder / "log"

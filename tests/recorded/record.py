@@ -31,7 +31,10 @@ from wire.transport import broker_url
 MODEL, QUEUE = "scripted", "sagrada.scripted"
 TTL = 50 * 365 * 86400.0
 PROMPT, TOKENS = "recorded", 24
-ASKED: dict[int, dict[str, Any]] = {1: {"stop": ("never said",)}, 2: {"top_n": 2, "logit_bias": ((65, -1.0),)}}
+ASKED: dict[int, dict[str, Any]] = {
+    1: {"stop": ("never said",)},
+    2: {"top_n": 2, "logit_bias": ((65, -1.0),)},
+}
 """Version → what its jobs ask for: of a version, what no older reader would understand."""
 SKIPPED = ("sagrada:worker", "sagrada:blob:", "_kombu", "unacked_mutex")
 
@@ -71,10 +74,14 @@ def main(version: int, path: Path) -> None:
     env = {**os.environ, "REDIS_URL": server.url, "SERVED_MODEL_NAME": MODEL, "LEASE_SECONDS": "2"}
     env["MODEL_ID"] = "scripted?step=0.2"
     with (folder / "worker.log").open("wb") as log:
-        worker = subprocess.Popen([sys.executable, "-m", "worker"], env=env, stdout=log, stderr=log, start_new_session=True)
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "worker"], env=env, stdout=log, stderr=log, start_new_session=True
+        )
 
     def submit(name: str) -> str:
-        job = Job(id=f"{name}-v{version}", model=MODEL, params=params(version), ids=tuple(PROMPT.encode()), ttl=TTL)
+        job = Job(
+            id=f"{name}-v{version}", model=MODEL, params=params(version), ids=tuple(PROMPT.encode()), ttl=TTL
+        )
         ledger.submit(job, QUEUE)
         dispatch(sender, job, QUEUE)
         return job.id

@@ -68,7 +68,9 @@ def test_every_version_so_far_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("version", range(1, WIRE_VERSION + 1))
-def test_what_an_older_version_left_comes_to_its_end(version: int, server: EmbeddedServer, tmp_path: Path) -> None:
+def test_what_an_older_version_left_comes_to_its_end(
+    version: int, server: EmbeddedServer, tmp_path: Path
+) -> None:
     with client(server.url) as redis:
         put(redis, RECORDED / f"v{version}.json")
     with today(server, tmp_path) as fleet:

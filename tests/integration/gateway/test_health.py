@@ -23,7 +23,9 @@ def health(port: int, *options: str, host: str = "127.0.0.1") -> tuple[int, str]
 
 
 def test_a_gateway_is_well_before_a_model_is_served(gateway: GatewayProcess, redis_url: str) -> None:
-    until(lambda: health(gateway.port, "--serving")[0] == 1, 30, "the gateway to forget the last test's worker")
+    until(
+        lambda: health(gateway.port, "--serving")[0] == 1, 30, "the gateway to forget the last test's worker"
+    )
     code, said = health(gateway.port)
     assert code == 0 and "no worker" in said
     assert health(gateway.port, host="0.0.0.0")[0] == 0
@@ -54,6 +56,9 @@ def test_what_does_not_answer_is_ill() -> None:
 
 def test_a_setting_that_cannot_be_read_is_said() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "gateway.health"], env={**os.environ, "PORT": "x"}, capture_output=True, text=True
+        [sys.executable, "-m", "gateway.health"],
+        env={**os.environ, "PORT": "x"},
+        capture_output=True,
+        text=True,
     )
     assert ran.returncode == 1 and "PORT must be a number" in ran.stdout

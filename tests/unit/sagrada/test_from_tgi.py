@@ -26,7 +26,7 @@ weights-cache-override disable-custom-kernels cuda-memory-fraction rope-scaling 
 otlp-service-name cors-allow-origin api-key watermark-gamma watermark-delta ngrok ngrok-authtoken ngrok-edge
 tokenizer-config-path disable-grammar-support env max-client-batch-size lora-adapters usage-stats payload-limit
 enable-prefill-logprobs graceful-termination-timeout
-""".split()  # fmt: skip
+"""
 """The launcher's own, of its last version; `max-image-fetch-size` is its router's alone."""
 
 OURS = {f.name.upper() for config in (GatewayConfig, WorkerConfig) for f in fields(config)}
@@ -34,7 +34,7 @@ OURS = {f.name.upper() for config in (GatewayConfig, WorkerConfig) for f in fiel
 
 def test_every_flag_of_the_launcher_is_in_the_table_once() -> None:
     names = [name for flag in FLAGS for name in (flag.name, *flag.aliases)]
-    assert sorted(names) == sorted([*(f"--{name}" for name in TGI), "--max-image-fetch-size"])
+    assert sorted(names) == sorted([*(f"--{name}" for name in TGI.split()), "--max-image-fetch-size"])
 
 
 def test_what_is_taken_is_a_setting_of_ours_and_what_is_refused_has_a_sentence() -> None:
@@ -81,7 +81,9 @@ def test_what_a_command_line_comes_to(
     assert translate(given, environ).settings == settings
 
 
-@pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.fate == "refused"], ids=lambda flag: flag.name)
+@pytest.mark.parametrize(
+    "flag", [flag for flag in FLAGS if flag.fate == "refused"], ids=lambda flag: flag.name
+)
 def test_what_is_refused_says_what_to_use(flag: Any) -> None:
     with pytest.raises(NotHere, match=f"^{flag.name} is not Sagrada's: "):
         translate({flag.name: "something"}, {})
