@@ -3,7 +3,7 @@
 #   docker build -f deploy/redis.Dockerfile -t sagrada-redis .
 
 FROM redis:7.2-bookworm
-COPY deploy/redis/redis.conf deploy/redis/users.acl /etc/redis/
+COPY deploy/redis/redis.conf deploy/redis/users.acl /usr/local/etc/redis/
 COPY deploy/redis/start.sh deploy/redis/health.sh /usr/local/bin/
 # The uid of the official image's user; a new volume takes over whose the folder is.
 RUN install -d -o 999 -g 999 /data /run/redis

@@ -6,7 +6,7 @@
 set -eu
 umask 077
 
-template=/etc/redis/users.acl
+template=/usr/local/etc/redis/users.acl
 acl=/run/redis/users.acl
 
 : > "$acl"
@@ -28,4 +28,4 @@ done < "$template"
 # The server itself has no use for them.
 for name in $(env | sed -n 's/^\(REDIS_[A-Z_]*_PASSWORD\)=.*/\1/p'); do unset "$name"; done
 
-exec redis-server /etc/redis/redis.conf --maxmemory "${REDIS_MAXMEMORY:-1gb}" "$@"
+exec redis-server /usr/local/etc/redis/redis.conf --maxmemory "${REDIS_MAXMEMORY:-1gb}" "$@"

@@ -29,7 +29,7 @@ class Served:
         (folder / "bin" / "redis-server").symlink_to(find_server())
         for name in ("start.sh", "redis.conf", "users.acl"):
             text = (DEPLOY / name).read_text()
-            text = text.replace("/etc/redis", str(folder)).replace(
+            text = text.replace("/usr/local/etc/redis", str(folder)).replace(
                 "/run/redis/users.acl", str(folder / "run.acl")
             )
             (folder / name).write_text(text.replace("dir /data", f"dir {folder / 'data'}"))

@@ -104,7 +104,7 @@ def test_a_model_whose_last_worker_went_is_unavailable_not_unknown(fleet: Fleet)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(60) == 0
     fleet.workers.remove(worker)
-    until(lambda: generate(fleet, "brief").status_code == 503, 30, "the gateway to hear of it")
+    until(lambda: generate(fleet, "brief", "/jobs").status_code == 503, 30, "the gateway to hear of it")
     answer = generate(fleet, "brief")
     assert "are gone" in answer.json()["error"] and answer.headers["Retry-After"]
     assert generate(fleet, "alpha").json()["status"] == "completed"
