@@ -18,7 +18,7 @@ COPY gateway gateway
 COPY worker worker
 COPY models models
 COPY sagrada sagrada
-RUN pip install --no-deps .
+RUN pip install --no-deps . && pip uninstall --yes pip setuptools
 
 FROM python:3.11-slim-bookworm
 # As process 1 a Python would neither reap what it did not start nor die of a signal that it does not handle.

@@ -28,7 +28,7 @@ print(functools.reduce(lambda o, k: o[k], sys.argv[1].split("."), json.load(sys.
 submit() { curl -fsS "$URL/jobs" -H "$JSON" -d "$(body "$1" "$2")" | field id; }
 
 # poll ID: how it stands, after at most a minute. A gateway that waits for its Redis says 503, which is not an end.
-poll() { curl -fsS --retry 30 --retry-delay 1 --retry-all-errors "$URL/jobs/$1?wait=60" | field status; }
+poll() { curl -fsS --retry 30 --retry-delay 1 "$URL/jobs/$1?wait=60" | field status; }
 
 # all_complete WHAT ID...
 all_complete() {
@@ -68,7 +68,7 @@ whole "$DIR/stream" 64 > /dev/null
 say "stream: 64 tokens, once each"
 
 # 2. The worker dies in the middle of streams
-tokens=400 ids=() curls=()
+tokens=2000 ids=() curls=()
 for n in 1 2 3 4; do
   id=$(submit "A story about the number $n" $tokens)
   ids+=("$id")
