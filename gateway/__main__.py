@@ -111,8 +111,10 @@ def options() -> argparse.ArgumentParser:
     for f in fields(Config):
         names = [f.name, *filter(None, [f.metadata.get("alias")])]
         flags = ["--" + name.replace("_", "-") for name in names]
-        default = f"; {f.default}" if f.default != "" else ""
-        parser.add_argument(*flags, metavar="X", help=f"{f.metadata['help']} ({f.name.upper()}{default})")
+        default = "" if f.default == "" or f.default is False else f"; {f.default}"
+        bare: dict[str, Any] = {"nargs": "?", "const": "true"} if f.type == "bool" else {}
+        help = f"{f.metadata['help']} ({f.name.upper()}{default})"
+        parser.add_argument(*flags, metavar="X", help=help, **bare)
     return parser
 
 

@@ -140,7 +140,8 @@ class Admission:
         self._room.check(model.queue, job_id or ticket(request, who.tenant))
         if who.limited:
             again = job_id is not None and self._ledger.record(job_id) is not None
-            self._meter.charge(who, 0 if again else cost(job, model.limits))
+            tokens = 0 if again else cost(job, model.limits)
+            self._meter.charge(who, tokens, open_ended=request.params.max_new_tokens is None)
         return Accepted(job, self._keep(job, model.queue, digest), request, model, tokenizer)
 
     def _keep(self, job: Job, queue: str, digest: str) -> Record:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from flask import Flask
 
-from gateway import errors, jobs, ops, rates, tgi
+from gateway import body, errors, jobs, ops, rates
 from gateway.auth import Gate
 from gateway.config import Config
 from gateway.cors import Cors
 from gateway.service import Gateway
+from gateway.tgi import routes as tgi
 from wire.apikeys import ApiKeys
 
 
@@ -17,6 +18,7 @@ def create_app(config: Config) -> tuple[Flask, Gateway]:
     app = Flask("gateway", static_folder=None)
     gateway = Gateway(config)
     errors.install(app)
+    body.install(app, config.max_body_bytes)
     Cors(config.cors_allow_origin).install(app)
     Gate(config, ApiKeys(gateway.redis)).install(app)
     rates.install(app)

@@ -7,7 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from wire.job import MOST_CHOICES
 from wire.redis_url import check
+
+FLAGS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+"""How a setting that is true or false is written."""
 
 
 class ConfigError(Exception):
@@ -63,6 +76,24 @@ class Config:
     durability_replicas: int = field(
         default=0, metadata={"help": "replicas that must have a job before it is accepted", "least": 0}
     )
+    max_best_of: int = field(
+        default=2,
+        metadata={"help": "texts of which TGI's routes may give the best", "least": 1, "most": MOST_CHOICES},
+    )
+    max_stop_sequences: int = field(
+        default=4, metadata={"help": "stop strings of a request on TGI's routes", "least": 0, "most": 128}
+    )
+    max_top_n_tokens: int = field(
+        default=5,
+        metadata={"help": "likeliest tokens that TGI's routes tell per place", "least": 0, "most": 20},
+    )
+    max_client_batch_size: int = field(
+        default=4, metadata={"help": "prompts of one /v1/completions or /vertex request", "least": 1}
+    )
+    tgi_strict: bool = field(
+        default=False,
+        metadata={"help": "bring back five habits of TGI's that a client may rely on (docs/api.md)"},
+    )
     auth: str = field(
         default="open",
         metadata={
@@ -112,7 +143,13 @@ def _number(name: str, kind: Callable[[str], float], text: str) -> float:
     return value
 
 
-def parse(name: str, text: str) -> str | int | float:
+def _flag(name: str, text: str) -> bool:
+    if (value := FLAGS.get(text.lower())) is None:
+        raise ConfigError(f"{name.upper()} must be true or false, not {text!r}")
+    return value
+
+
+def parse(name: str, text: str) -> str | int | float | bool:
     """The value of the setting `name` out of its text; ConfigError names the variable."""
     setting = {f.name: f for f in fields(Config)}[name]
     kind, words = setting.type, setting.metadata.get("words")
@@ -125,4 +162,6 @@ def parse(name: str, text: str) -> str | int | float:
         raise ConfigError(f"{name.upper()} must be {' or '.join(words)}, not {text!r}")
     if kind == "str":
         return text
+    if kind == "bool":
+        return _flag(name, text)
     return _number(name, int if kind == "int" else float, text)

@@ -30,6 +30,9 @@ LINGER = 5.0
 STALL = 60.0
 """Seconds that a client may take to read what is left when its answer is complete."""
 
+LARGE = 1 << 15
+"""Bytes of an answer that the kernel may not take at once."""
+
 KEEP_ALIVE = 30
 """Seconds of silence after which a client's host is asked whether it is still there."""
 
@@ -242,3 +245,12 @@ def respond(poller: Poller | None, environ: WSGIEnviron, start: Callable[[Exchan
     exchange = Blocking()
     start(exchange)
     return exchange.wait()
+
+
+def hand_over(poller: Poller | None, environ: WSGIEnviron, response: Response) -> Response:
+    """The same response; if it is long, no thread waits for its reader."""
+    if environ.get("REQUEST_METHOD") == "HEAD" or (response.content_length or 0) <= LARGE:
+        return response
+    headers = {name: value for name, value in response.headers if name != "Content-Length"}
+    status, body = response.status_code, response.get_data()
+    return respond(poller, environ, lambda exchange: exchange.answer(status, headers, body))

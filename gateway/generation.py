@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
 
 from gateway import errors
 from gateway.admission import Accepted
 from gateway.service import LEAVING
 from gateway.stream import SSE
 from wire.events import Cancelled, Done, Expired, Failed, Finish, Terminal, Token
-from wire.job import Scored
 from wire.record import Record
 
 GONE_AWAY = Failed(seq=0, error=LEAVING, error_type="overloaded")
@@ -19,7 +16,7 @@ DELETED = Cancelled(seq=0)
 
 
 class Generation:
-    """What a TGI answer needs of a job, gathered as its events come."""
+    """What an answer needs of a job, gathered as its events come."""
 
     def __init__(self, accepted: Accepted, began: float) -> None:
         """`began`: when the request came, monotonic seconds."""
@@ -42,55 +39,22 @@ class Generation:
         prompt = self.accepted.prompt if self.accepted.request.params.return_full_text else ""
         return prompt + "".join([token.text for token in tokens])
 
-    def token(self, token: Token) -> dict[str, Any]:
-        """A token as TGI shows it: a special one with its own text, though that is no part of the answer's."""
-        text = token.text or (self.accepted.tokenizer.token_text(token.id) if token.special else "")
-        return {"id": token.id, "text": text, "logprob": token.logprob, "special": token.special}
-
-    def top(self, token: Token) -> list[dict[str, Any]]:
-        """The likeliest tokens in its place."""
-        special = self.accepted.tokenizer.is_special
-        return [
-            {"id": each.id, "text": each.text, "logprob": each.logprob, "special": special(each.id)}
-            for each in token.top or ()
-        ]
-
-    def details(self, end: Finish) -> dict[str, Any]:
-        """What `details` begins with, streamed or not; the seed of a greedy generation is null."""
-        sampled = self.accepted.job.params.do_sample
-        return {
-            "finish_reason": end.finish_reason,
-            "generated_tokens": end.tokens,
-            "seed": end.seed if sampled else None,
-        }
-
-    def ends(self, done: Done) -> Sequence[Finish]:
+    def ends(self, done: Done) -> tuple[Finish, ...]:
         """How each choice ended; the usage counts those that were not chosen, too."""
         only = Finish(finish_reason=done.finish_reason, seed=done.seed, tokens=len(self.tokens))
         return done.choices or (only,)
 
-    def whole(self, end: Finish, choice: int) -> dict[str, Any]:
-        """All details of one choice."""
-        tokens = self.tokens_of(choice)
-        prefill = [_prefill(token) for token in self.tokens[0].prompt or ()] if self.tokens else []
-        shown: dict[str, Any] = {"prefill": prefill, "tokens": [self.token(token) for token in tokens]}
-        if any(token.top for token in tokens):
-            shown["top_tokens"] = [self.top(token) for token in tokens]
-        return self.details(end) | shown
 
-
-def _prefill(token: Scored) -> dict[str, Any]:
-    return {"id": token.id, "text": token.text, "logprob": token.logprob}
-
-
-def failure(end: Terminal) -> tuple[int, bytes]:
-    """(HTTP status, TGI's body) for a generation that ended without success."""
+def failure(end: Terminal, stream: bool = False) -> tuple[int, bytes]:
+    """(HTTP status, TGI's body) for a generation that ended without success; in a stream, some have other words."""
     match end:
         case Failed(error=error, error_type=kind):
             status = errors.FAILED_STATUS.get(kind, 500)
             return status, errors.body(errors.PREFIX.get(kind, "") + error, kind)
         case Expired():
             return 424, errors.body(errors.PREFIX["generation"] + errors.EXPIRED, "generation")
+    if stream:
+        return 500, errors.body("Incomplete generation stream", "incomplete_generation_stream")
     return 500, errors.body("Incomplete generation", "incomplete_generation")
 
 

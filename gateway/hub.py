@@ -29,8 +29,9 @@ from wire.resp import RespConnection
 
 log = logging.getLogger("sagrada.gateway")
 
-HEARTBEAT = 15.0
-"""Seconds between comments on silent streams."""
+HEARTBEAT = 7.5
+"""Seconds between heartbeats: a stream that said nothing from one to the next gets a comment, so that none is silent
+for longer than TGI's 15."""
 
 SWEEP = 15.0
 """Seconds between looks at the logs of silent jobs: the belt, should a published event be lost."""

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request
 from gateway.auth import caller
 from gateway.body import json_body
 from gateway.clock import Timer
-from gateway.detach import respond
+from gateway.detach import hand_over, respond
 from gateway.errors import EXPIRED
 from gateway.exchange import Exchange
 from gateway.service import Gateway
@@ -29,9 +29,6 @@ MAX_WAIT = 60.0
 
 POLL_AFTER = 1
 """Retry-After of a job that has not ended, seconds."""
-
-LARGE = 1 << 15
-"""Bytes of an answer that the kernel may not take at once."""
 
 _PREFER = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)")
 
@@ -203,14 +200,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.after_request
     def let_go(response: Response) -> Response:
-        """A long text, or all of a stream that has ended, keeps no thread waiting for its reader."""
-        if request.method == "HEAD" or (response.content_length or 0) <= LARGE:
-            return response
-        headers = {name: value for name, value in response.headers if name != "Content-Length"}
-        status, body = response.status_code, response.get_data()
-        return respond(
-            gateway.poller, request.environ, lambda exchange: exchange.answer(status, headers, body)
-        )
+        """A long text, or all of a stream that has ended."""
+        return hand_over(gateway.poller, request.environ, response)
 
     def mine(job_id: str) -> Record:
         return known(gateway, job_id, caller().tenant)
@@ -231,7 +222,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         body = json_body(request, gateway.config.max_body_bytes)
         parsed = parse(body)
         job_id, digest = gateway.admission.keyed(request.headers.get("Idempotency-Key"), body)
-        accepted = gateway.admission.accept(parsed, job_id=job_id, digest=digest)
+        accepted = gateway.admission.accept(parsed, job_id=job_id, digest=digest, bounds=gateway.bounds)
         return wait(accepted.job.id, accepted.record, 202)
 
     @routes.get("/jobs/<job_id>")

@@ -1,4 +1,4 @@
-"""For operators and load balancers: is it alive, is it ready, what does it serve, how is it doing."""
+"""For operators and load balancers: is it alive, is it ready, how is it doing."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import os
 import re
 from collections.abc import Callable
 from importlib import metadata
-from typing import Any
 
 import redis
 from flask import Blueprint, Response, jsonify, request
 
 from gateway import errors
-from gateway.fleet import first_model, reason
+from gateway.fleet import reason
 from gateway.metrics import CONTENT_TYPE, Requests, Sample, family
 from gateway.service import LEAVING, Gateway
 from wire.errors import ModelUnavailable
 from wire.queue import TaskQueue
 from wire.registry import WorkerInfo
-from wire.request import RequestLimits
 
 COUNTERS = {"compilations": "Programs built since warm-up; anything but 0 means that the plan was left."}
 """Counters that are shown even before a worker has counted anything, with their help."""
@@ -45,42 +43,6 @@ def version() -> str:
         return metadata.version("sagrada")
     except metadata.PackageNotFoundError:  # run from the source tree
         return "unknown"
-
-
-def worker_object(w: WorkerInfo) -> dict[str, Any]:
-    """A worker as /info shows it."""
-    shown = ("name", "state", "stage", "progress", "error", "device", "dtype", "slots", "running", "free")
-    return {field: getattr(w, field) for field in shown}
-
-
-def info(gateway: Gateway, name: str | None) -> dict[str, Any]:
-    """TGI's /info and what a queue's users want to know; of a loading model as far as it is known."""
-    workers = gateway.fleet.visible()
-    name = name or first_model(workers)
-    known = [w for w in workers if w.model == name]
-    # A model that does not serve may still be loading: then what it says so far is shown.
-    w = gateway.fleet.model(name).one if not known or any(w.state == "serving" for w in known) else known[0]
-    limits = RequestLimits(max_input_tokens=w.max_input_tokens, max_total_tokens=w.max_total_tokens)
-    return {
-        "model_id": w.model,
-        "model_sha": w.revision or None,
-        "model_pipeline_tag": "text-generation",
-        "max_concurrent_requests": gateway.config.max_streams,
-        "max_best_of": limits.bounds.best_of,
-        "max_stop_sequences": limits.bounds.stop_sequences,
-        "max_input_tokens": limits.max_input_tokens,
-        "max_total_tokens": limits.max_total_tokens,
-        "validation_workers": gateway.config.gateway_threads,
-        "max_client_batch_size": 1,
-        "router": "sagrada",
-        "version": version(),
-        "sha": None,
-        "docker_label": None,
-        "queue": w.queue,
-        "device": w.device,
-        "dtype": w.dtype,
-        "workers": [worker_object(w) for w in known],
-    }
 
 
 def unready(workers: list[WorkerInfo]) -> str:
@@ -135,7 +97,7 @@ def metrics(gateway: Gateway, requests: Requests) -> str:
 
 
 def blueprint(gateway: Gateway) -> Blueprint:
-    """/health, /livez, /readyz, /info and /metrics."""
+    """/livez, /readyz and /metrics."""
     routes = Blueprint("ops", __name__)
     requests = Requests()
 
@@ -144,18 +106,6 @@ def blueprint(gateway: Gateway) -> Blueprint:
         route = request.url_rule.rule if request.url_rule else "none"
         requests.count(f"{request.method} {route}", response.status_code)
         return response
-
-    @routes.get("/health")
-    def health() -> Response:
-        try:
-            why = LEAVING if gateway.leaving else unready(gateway.fleet.workers())
-        except redis.RedisError:
-            why = "Redis does not answer"
-        if why:
-            return Response(
-                errors.body(f"unhealthy: {why}", "healthcheck"), 503, content_type="application/json"
-            )
-        return Response()
 
     @routes.get("/livez")
     def livez() -> Response:
@@ -169,10 +119,6 @@ def blueprint(gateway: Gateway) -> Blueprint:
         if why := unready(workers):
             raise ModelUnavailable(why)
         return jsonify(status="ready", models=sorted({w.model for w in workers if w.state == "serving"}))
-
-    @routes.get("/info")
-    def get_info() -> Response:
-        return jsonify(info(gateway, request.args.get("model")))
 
     @routes.get("/metrics")
     def get_metrics() -> Response:

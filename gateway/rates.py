@@ -38,8 +38,13 @@ class Meter:
     def __init__(self, client: redis.Redis) -> None:
         self._rates = Rates(client)
 
-    def charge(self, who: Caller, tokens: int) -> None:
-        """One request and so many tokens; RateLimited, or ValidationError if no wait would ever be long enough."""
+    def charge(self, who: Caller, tokens: int, open_ended: bool = False) -> None:
+        """One request and so many tokens; RateLimited, or ValidationError if no wait would ever be long enough.
+
+        `open_ended`: nobody said how many; then a minute's worth is the most.
+        """
+        if open_ended and who.tokens_per_minute:
+            tokens = min(tokens, who.tokens_per_minute)
         if 0 < who.tokens_per_minute < tokens:
             raise ValidationError(
                 f"this may take {tokens:,} tokens, prompt and `max_new_tokens` of each text together, and the API key "

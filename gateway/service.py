@@ -21,12 +21,14 @@ from gateway.detach import Poller
 from gateway.errors import TooManyStreams, Unavailable
 from gateway.fleet import Fleet
 from gateway.hub import Hub
+from gateway.strict import quirks
 from wire.errors import JobNotFound
 from wire.ledger import Ledger
 from wire.open import Gateways, spread
 from wire.queue import TaskQueue
 from wire.record import Record
 from wire.redis_url import ask_for_master, client
+from wire.request import Bounds
 
 log = logging.getLogger("sagrada.gateway")
 
@@ -68,6 +70,15 @@ class Gateway:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.quirks = quirks(config.tgi_strict)
+        """What the routes copy of TGI that they would rather not."""
+        self.bounds = Bounds(
+            stop_sequences=config.max_stop_sequences,
+            best_of=config.max_best_of,
+            top_n_tokens=config.max_top_n_tokens,
+            cut_to_fit=self.quirks.cut_to_fit,
+        )
+        """What TGI's routes take, and /jobs."""
         self.leaving = False
         """Nobody can connect any more: who still asks, on a connection kept alive, is not to wait here."""
         self.redis = connect(config)
@@ -117,7 +128,9 @@ class Gateway:
         if self.leaving:
             raise Unavailable(LEAVING)
         if not self.has_room:
-            raise TooManyStreams("this gateway holds as many open streams as it may (MAX_STREAMS); try again")
+            raise TooManyStreams(
+                "Model is overloaded: this gateway holds as many open streams as it may (MAX_STREAMS); try again"
+            )
 
     def chore(self, work: Callable[[], None]) -> None:
         """Do this soon, in another thread; not any more once the process has drained."""

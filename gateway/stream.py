@@ -12,7 +12,8 @@ from wire.events import Event, Resumed
 
 SSE = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 JSON = {"Content-Type": "application/json"}
-KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE = b":\n\n"
+"""A comment, the same bytes as TGI's."""
 RETRY = b"retry: 1000\n\n"
 """What a job's stream begins with: ms after which a client whose stream was cut comes back."""
 

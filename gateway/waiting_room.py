@@ -39,5 +39,6 @@ class WaitingRoom:
         pace = TaskQueue(self._redis, name).pace()
         seconds = max(1, math.ceil(line.stand(ticket, pace))) if pace else UNKNOWN
         raise QueueFull(
-            f"the queue {name} is full: {waiting} jobs wait already; try again in {seconds} s", seconds
+            f"Model is overloaded: the queue {name} is full, {waiting} jobs wait already; try again in {seconds} s",
+            seconds,
         )

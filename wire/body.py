@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from wire.errors import ValidationError
 from wire.job import DEFAULT_PRIORITY, DEFAULT_TTL
 
+T = TypeVar("T")
 UInt = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 
 
@@ -84,8 +85,13 @@ _decoder = msgspec.json.Decoder(GenerateRequest)
 
 def parse(body: bytes) -> GenerateRequest:
     """The request out of a JSON body; MalformedRequest, or ValidationError for wrong types."""
+    return decode(_decoder, body)
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
+    """As `parse`, for any body."""
     try:
-        return _decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _wrong_type(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

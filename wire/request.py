@@ -1,12 +1,13 @@
 """TGI's request body, with TGI's checks in TGI's order and words: the same code before the queue and behind it.
 
 Where TGI and this page differ, on purpose: a generation is not cut into legs of 1,024 tokens, so `max_new_tokens` is
-taken as it stands and refused if it does not fit; without it, as with TGI, at most 1,024 tokens are generated.
+taken as it stands and refused if it does not fit. Without it, as with TGI, a text may be as long as the model allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from ctypes import c_float
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,7 +19,6 @@ from wire.grammar import Grammar, of_tgi
 from wire.job import MAX_PRIORITY, MIN_PRIORITY, MOST_CHOICES, Job, SamplingParams, new_seed
 
 __all__ = [
-    "DEFAULT_NEW_TOKENS",
     "TGI",
     "Bounds",
     "Encode",
@@ -37,8 +37,8 @@ __all__ = [
 Encode: TypeAlias = Callable[[str, bool], Sequence[int]]
 """From text to token ids; whether the special tokens that the model expects are added."""
 
-DEFAULT_NEW_TOKENS = 1024
-"""Most tokens of a request that names no `max_new_tokens`."""
+LEG = 1024
+"""New tokens that TGI looks for room for; it begins anew after so many."""
 MAX_TTL = 7 * 24 * 3600.0
 MAX_STOP_CHARS = 1024
 MAX_STOP_TOKEN_IDS = 128
@@ -58,6 +58,8 @@ class Bounds:
     stop_sequences: int = 4
     best_of: int = 2
     top_n_tokens: int = 5
+    cut_to_fit: bool = False
+    """Whether a `max_new_tokens` above LEG is cut to what fits, as TGI does, and not refused."""
 
 
 TGI = Bounds()
@@ -108,7 +110,8 @@ def to_job(
         start_ttl=request.start_ttl,
         tenant=tenant,
         gateway=gateway,
-        open_ended=request.params.max_new_tokens is None,
+        open_ended=request.params.max_new_tokens is None
+        or (limits.bounds.cut_to_fit and params.max_new_tokens > LEG),
     )
     if not isinstance(inputs, str):
         return fit(job, inputs, limits)
@@ -155,7 +158,7 @@ def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = F
     _check_supported(p)
     best_of = max(1, p.best_of or 1)
     return SamplingParams(
-        max_new_tokens=DEFAULT_NEW_TOKENS if p.max_new_tokens is None else p.max_new_tokens,
+        max_new_tokens=limits.max_total_tokens if p.max_new_tokens is None else p.max_new_tokens,
         seed=new_seed() if p.seed is None else p.seed,
         do_sample=p.sampling,
         temperature=_or(p.temperature, 1.0),
@@ -174,7 +177,7 @@ def resolve(request: GenerateRequest, limits: RequestLimits, *, stream: bool = F
         logit_bias=_logit_bias(p.logit_bias or {}),
         top_n=p.top_n_tokens or 0,
         prompt_logprobs=p.decoder_input_details,
-        n=p.n or (best_of if p.details else 1),
+        n=p.n or (best_of if p.details or p.decoder_input_details else 1),
         best_of=best_of,
         grammar=p.grammar if isinstance(p.grammar, Grammar | None) else of_tgi(p.grammar),
         watermark=p.watermark,
@@ -189,6 +192,7 @@ def _check_best_of(p: Parameters, limits: RequestLimits, stream: bool) -> None:
             not p.decoder_input_details,
             "`decoder_input_details` == true is not supported when streaming tokens",
         )
+    _require(best_of <= 1 or limits.bounds.best_of > 1, "`best_of` != 1 is not allowed for this endpoint")
     _require(
         best_of <= limits.bounds.best_of,
         f"`best_of` must be > 0 and <= {limits.bounds.best_of}. Given: {best_of}",
@@ -201,12 +205,12 @@ def _check_best_of(p: Parameters, limits: RequestLimits, stream: bool) -> None:
 
 def _check_sampling(p: Parameters) -> None:
     # Each test is written so that NaN, which msgpack can carry, fails it.
-    _require(0 < _or(p.temperature, 1.0) <= _F32_MAX, "`temperature` must be strictly positive")
-    _require(0 < _or(p.repetition_penalty, 1.0) <= _F32_MAX, "`repetition_penalty` must be strictly positive")
+    _require(0 < _f32(p.temperature) <= _F32_MAX, "`temperature` must be strictly positive")
+    _require(0 < _f32(p.repetition_penalty) <= _F32_MAX, "`repetition_penalty` must be strictly positive")
     _require(-2 <= _or(p.frequency_penalty, 0.0) <= 2, "`frequency_penalty` must be >= -2.0 and <= 2.0")
     _require(-2 <= _or(p.presence_penalty, 0.0) <= 2, "`presence_penalty` must be >= -2.0 and <= 2.0")
-    _require(p.top_p is None or 0 < p.top_p < 1, "`top_p` must be > 0.0 and < 1.0")
-    _require(p.typical_p is None or 0 < p.typical_p < 1, "`typical_p` must be > 0.0 and < 1.0")
+    _require(p.top_p is None or 0 < _f32(p.top_p) < 1, "`top_p` must be > 0.0 and < 1.0")
+    _require(p.typical_p is None or 0 < _f32(p.typical_p) < 1, "`typical_p` must be > 0.0 and < 1.0")
     _require(0 <= _or(p.min_p, 0.0) < 1, "`min_p` must be >= 0.0 and < 1.0")
     _require(p.top_k is None or p.top_k > 0, "`top_k` must be strictly positive")
 
@@ -306,6 +310,11 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _f32(value: float | None) -> float:
+    """As TGI and the sampler see it: a number may be too small for them, or too near to 1. Absent: 1."""
+    return 1.0 if value is None else c_float(value).value
 
 
 def _or(value: float | None, default: float) -> float:

@@ -84,6 +84,14 @@ class Tokenizer:
         ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
+    def spans(self, text: str, add_special_tokens: bool = True) -> list[tuple[int, int, int]]:
+        """(id, start, stop) of each token, in characters of `text`; a special token that was added has 0 and 0.
+
+        However long the text: other threads run meanwhile, which only the library's call for batches lets them.
+        """
+        (found,) = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
+        return [(id, start, stop) for id, (start, stop) in zip(found.ids, found.offsets, strict=True)]
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`; incomplete characters come out as U+FFFD, unknown ids as nothing."""
         text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)

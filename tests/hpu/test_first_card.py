@@ -18,8 +18,8 @@ from worker.doctor.first_card import CHECKS
 from worker.seat import Seat
 
 CARD = 3
-COMPARED = find_spec("optimum") is not None
-"""With optimum-habana."""
+COMPARED = all(find_spec(name) for name in ("optimum", "torchvision"))
+"""With optimum-habana, which cannot be imported without torchvision."""
 
 
 def examined(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from typing import Any
 
 import httpx
@@ -26,3 +28,26 @@ def job(url: str, job_id: str, query: str = "") -> dict[str, Any]:
     answer = http.get(f"{url}/jobs/{job_id}{query}", timeout=70)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
+
+
+class Post:
+    """A request in flight: its answer may be read, or its client may leave."""
+
+    def __init__(self, url: str, route: str, asked: dict[str, Any]) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        self.sock = socket.create_connection((host, int(port)), timeout=30)
+        data = json.dumps(asked).encode()
+        head = (
+            f"POST {route} HTTP/1.1\r\nHost: {host}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        self.sock.sendall(head.encode() + data)
+
+    def read(self) -> bytes:
+        return b"".join(iter(lambda: self.sock.recv(65536), b""))
+
+    def __enter__(self) -> Post:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()

@@ -79,6 +79,22 @@ def narrow(
         yield process
 
 
+@pytest.fixture(scope="session")
+def strict(
+    redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
+    """One with TGI's habits, and with bounds of its own."""
+    log = tmp_path_factory.mktemp("strict") / "gateway.log"
+    bounds = {
+        "MAX_BEST_OF": "1",
+        "MAX_STOP_SEQUENCES": "1",
+        "MAX_TOP_N_TOKENS": "1",
+        "MAX_CLIENT_BATCH_SIZE": "5",
+    }
+    with GatewayProcess(redis_server.url, log, TGI_STRICT="true", **bounds) as process:
+        yield process
+
+
 @pytest.fixture
 def worker(redis_url: str) -> Iterator[FakeWorker]:
     """Serves the model `fake` on an empty Redis."""
@@ -100,3 +116,8 @@ def url(gateway: GatewayProcess, worker: FakeWorker) -> str:
 @pytest.fixture
 def narrow_url(narrow: GatewayProcess, worker: FakeWorker) -> str:
     return sees_worker(narrow)
+
+
+@pytest.fixture
+def strict_url(strict: GatewayProcess, worker: FakeWorker) -> str:
+    return sees_worker(strict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from redis import Redis
 from tokenizers import Tokenizer as Backend
@@ -12,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from wire.commands import Claimed, Outcome
 from wire.events import Done, Failed, Finish, Token
-from wire.job import Completion, FinishReason, Result, Usage, choice_seed
+from wire.job import Completion, FinishReason, Job, Result, Scored, Usage, choice_seed
 from wire.keys import queue_of
 from wire.ledger import Ledger
 from wire.queue import TaskQueue
@@ -34,6 +35,20 @@ def tokenizer_files() -> dict[str, bytes]:
     return {"tokenizer.json": backend.to_str().encode(), "tokenizer_config.json": b'{"eos_token": "</s>"}'}
 
 
+def likely(job: Job, id: int) -> dict[str, Any]:
+    """A token's `top`, if the job asks for it: the chosen one, then the end of the text and what follows it."""
+    ids = [id, *(other for other in range(1, 12) if other != id)][: job.params.top_n]
+    return {"top": tuple(Scored(each, WORDS[each], -0.5 - at) for at, each in enumerate(ids))} if ids else {}
+
+
+def scored(job: Job) -> dict[str, Any]:
+    """The first token's `prompt`, if the job asks for it."""
+    if not job.params.prompt_logprobs:
+        return {}
+    ids = job.ids or ()
+    return {"prompt": tuple(Scored(id, WORDS[id], -0.25 if at else None) for at, id in enumerate(ids))}
+
+
 @dataclass
 class Running:
     """A claimed job and what it has said."""
@@ -43,7 +58,10 @@ class Running:
 
 
 class FakeWorker:
-    """Claims what is queued, says one word per step and job: "w0 ", "w1 ", …; "fail" in the prompt fails at once."""
+    """Claims what is queued, says one word per step and job: "w0 ", "w1 ", ….
+
+    "fail" in the prompt fails at once, "fail on" after two words.
+    """
 
     def __init__(self, redis_url: str, *, model: str = MODEL, step: float = 0.002) -> None:
         self.redis = Redis.from_url(redis_url)
@@ -140,14 +158,16 @@ class FakeWorker:
     def _say(self, job_id: str) -> None:
         now = self.running[job_id]
         job, n = now.claimed.job, len(now.said)
-        if "fail" in (job.inputs or self.tokenizer.decode(job.ids or ())).split():
+        words = (job.inputs or self.tokenizer.decode(job.ids or ())).split()
+        if "fail" in words and n >= 2 * ("on" in words):
             self._finish(now, Failed(seq=n, error="the cat is not at home"))
             return
         if job.params.candidates > 1:
             self._say_all(now)
             return
         last, text = n + 1 >= job.params.max_new_tokens, f"{self.words.get(job.id, self.word)}{n} "
-        token = Token(seq=n, index=n, id=2 + n % 9, text=text, logprob=-0.5, special=False)
+        about = likely(job, 2 + n % 9) | (scored(job) if n == 0 else {})
+        token = Token(seq=n, index=n, id=2 + n % 9, text=text, logprob=-0.5, special=False, **about)
         stopped = any(stop in text for stop in job.params.stop) or token.id in job.params.stop_token_ids
         if last or stopped:
             self._done(now, [token], "length" if last else "stop_sequence")
@@ -174,6 +194,8 @@ class FakeWorker:
                         logprob=-0.5,
                         special=False,
                         choice=choice,
+                        **likely(job, 2 + index % 9),
+                        **(scored(job) if not tokens else {}),
                     )
                 )
             seed = choice_seed(job.params.seed, choice)

@@ -104,6 +104,15 @@ def test_what_can_never_fit_is_not_worth_waiting_for(
     assert asks(urls[0], key, 98).status_code == 202, "and cost nothing"
 
 
+def test_who_does_not_say_how_many_pays_a_minutes_worth_at_most(urls: list[str], keys: ApiKeys) -> None:
+    """Without `max_new_tokens` a text may fill the model's context, 2048 here."""
+    key = {"Authorization": f"Bearer {keys.add('ann', tokens_per_minute=100)[1]}"}
+    first = http.post(urls[0] + "/jobs", json={"inputs": "the cat"}, headers=key)
+    left = told(first, "tokens")
+    assert first.status_code == 202 and left and left[1] < 5
+    assert http.post(urls[0] + "/jobs", json={"inputs": "the cat"}, headers=key).status_code == 429
+
+
 def test_a_job_that_is_found_again_costs_no_tokens(urls: list[str], keys: ApiKeys) -> None:
     key = keys.add("ann", tokens_per_minute=100)[1]
     again = {"Idempotency-Key": "order-1"}

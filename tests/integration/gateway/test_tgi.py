@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.integration.gateway.client import http
+from tests.integration.gateway.client import Post, http
 from tests.integration.gateway.fake import EOS, FakeWorker
 from tests.support.processes import until
 from tests.support.sse import frames
@@ -25,29 +24,6 @@ def events(answer: httpx.Response) -> list[dict[str, Any]]:
     blocks = answer.text.split("\n\n")
     assert blocks.pop() == "" and all(b.startswith("data: ") and "\n" not in b for b in blocks), answer.text
     return [json.loads(block.removeprefix("data: ")) for block in blocks]
-
-
-class Post:
-    """A request in flight: its answer may be read, or its client may leave."""
-
-    def __init__(self, url: str, route: str, asked: dict[str, Any]) -> None:
-        host, port = url.removeprefix("http://").split(":")
-        self.sock = socket.create_connection((host, int(port)), timeout=30)
-        data = json.dumps(asked).encode()
-        head = (
-            f"POST {route} HTTP/1.1\r\nHost: {host}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-        )
-        self.sock.sendall(head.encode() + data)
-
-    def read(self) -> bytes:
-        return b"".join(iter(lambda: self.sock.recv(65536), b""))
-
-    def __enter__(self) -> Post:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.sock.close()
 
 
 def test_generate(url: str, worker: FakeWorker) -> None:
@@ -192,7 +168,9 @@ def test_somebody_cancels_or_deletes_it(url: str, worker: FakeWorker, route: str
         job_id = until(lambda: next(iter(worker.running), None), 30, "the job")
         assert http.post(f"{url}/jobs/{job_id}/cancel").status_code == 200
         answer = waiting.read()
-    assert b'"error":"Incomplete generation","error_type":"incomplete_generation"' in answer
+    whole = b'{"error":"Incomplete generation","error_type":"incomplete_generation"}'
+    streamed = b'{"error":"Incomplete generation stream","error_type":"incomplete_generation_stream"}'
+    assert (whole if route == "/generate" else b"data: %b\n\n" % streamed) in answer
 
 
 @pytest.mark.parametrize("phase", ["queued", "running"])

@@ -26,6 +26,9 @@ def test_the_environment_is_read_by_name() -> None:
         ("DRAIN_TIMEOUT", "-1"),
         ("DRAIN_TIMEOUT", "nan"),
         ("MAX_BODY_BYTES", "2MB"),
+        ("MAX_BEST_OF", "0"),
+        ("MAX_TOP_N_TOKENS", "21"),
+        ("TGI_STRICT", "maybe"),
         ("AUTH", "on"),
         ("API_KEY", "two words"),
         ("API_KEY", "schlüssel"),
@@ -41,6 +44,14 @@ def test_the_command_line_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", "0.0.0.0")
     config = configure(["--port", "2"])
     assert (config.port, config.host) == (2, "0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    ("argv", "strict"), [([], False), (["--tgi-strict"], True), (["--tgi-strict", "false"], False)]
+)
+def test_a_flag_needs_no_value(argv: list[str], strict: bool) -> None:
+    assert configure(argv).tgi_strict is strict
+    assert Config.from_env(environ={"TGI_STRICT": "yes"}).tgi_strict
 
 
 def test_every_setting_is_an_option_with_help() -> None:

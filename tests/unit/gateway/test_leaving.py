@@ -9,7 +9,7 @@ import pytest
 
 from gateway.exchange import Blocking
 from gateway.jobs import JobWait
-from gateway.tgi import Stream, Whole
+from gateway.tgi.answers import Stream, Whole
 from wire.events import Done
 from wire.job import Usage
 

@@ -11,7 +11,6 @@ import pytest
 from wire.errors import TooLong, ValidationError
 from wire.job import Job
 from wire.request import (
-    DEFAULT_NEW_TOKENS,
     Bounds,
     GenerateRequest,
     MalformedRequest,
@@ -52,11 +51,13 @@ def refusal(asked: GenerateRequest, **options: Any) -> str:
         ({"best_of": 2}, "you must use sampling when `best_of` is > 1"),
         ({"temperature": 0.0}, "`temperature` must be strictly positive"),
         ({"temperature": -1}, "`temperature` must be strictly positive"),
+        ({"temperature": 1e-46}, "`temperature` must be strictly positive"),
         ({"repetition_penalty": 0}, "`repetition_penalty` must be strictly positive"),
         ({"frequency_penalty": 2.01}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
         ({"frequency_penalty": -2.01}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
         ({"top_p": 1.0}, "`top_p` must be > 0.0 and < 1.0"),
         ({"top_p": 0.0}, "`top_p` must be > 0.0 and < 1.0"),
+        ({"top_p": 1 - 1e-9}, "`top_p` must be > 0.0 and < 1.0"),
         ({"typical_p": 1.0}, "`typical_p` must be > 0.0 and < 1.0"),
         ({"top_k": 0}, "`top_k` must be strictly positive"),
         ({"top_k": -1}, "`top_k` must be strictly positive"),
@@ -264,9 +265,17 @@ def test_every_parameter_arrives() -> None:
 
 
 def test_of_the_best_the_others_are_there_if_details_are() -> None:
-    for details, n in ((False, 1), (True, 2)):
-        params = resolve(request(best_of=2, do_sample=True, details=details), LIMITS)
+    for asked, n in (({}, 1), ({"details": True}, 2), ({"decoder_input_details": True}, 2)):
+        params = resolve(request(best_of=2, do_sample=True, **asked), LIMITS)
         assert (params.n, params.best_of, params.candidates) == (n, 2, 2)
+
+
+def test_where_one_text_is_all_there_can_be_no_best_of_several() -> None:
+    one = RequestLimits(max_input_tokens=100, max_total_tokens=200, bounds=Bounds(best_of=1))
+    assert refusal(request(best_of=2, do_sample=True), limits=one) == (
+        "`best_of` != 1 is not allowed for this endpoint"
+    )
+    assert job_of(request(best_of=1), one).params.best_of == 1
 
 
 def test_openais_routes_may_take_more_stop_strings() -> None:
@@ -299,10 +308,19 @@ class TestTokenBudget:
     def test_no_cut_at_1024(self) -> None:
         large = RequestLimits(max_input_tokens=100, max_total_tokens=10_000)
         assert job_of(request(max_new_tokens=5000), large).params.max_new_tokens == 5000
-        assert job_of(request(), large).params.max_new_tokens == DEFAULT_NEW_TOKENS
+        assert job_of(request(), large).params.max_new_tokens == 10_000 - 3
 
     def test_without_a_number_it_is_what_fits(self) -> None:
         assert job_of(request()).params.max_new_tokens == 197
+
+    def test_what_does_not_fit_may_be_cut_as_tgi_does(self) -> None:
+        cut = RequestLimits(max_input_tokens=100, max_total_tokens=200, bounds=Bounds(cut_to_fit=True))
+        assert job_of(request(max_new_tokens=1025), cut).params.max_new_tokens == 197
+        assert "1024 `max_new_tokens`" in refusal(request(max_new_tokens=1024), limits=cut)
+        deferred = job_of(request("a b c", seed=1, max_new_tokens=9000), cut, encode=None)
+        assert fit(deferred, words("a b c"), LIMITS).params.max_new_tokens == 197, "the worker counts alike"
+        roomy = RequestLimits(max_input_tokens=100, max_total_tokens=3000, bounds=Bounds(cut_to_fit=True))
+        assert job_of(request(max_new_tokens=2000), roomy).params.max_new_tokens == 2000
 
     def test_truncation_keeps_the_last_tokens(self) -> None:
         job = job_of(request("a " * 150, truncate=4))

@@ -1,75 +1,85 @@
-"""TGI's API: /generate and /generate_stream, to the letter. Both are bound to their connection."""
+"""Who waits for a generation on TGI's routes, for the whole or for each token. All are bound to their connection."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
+from abc import abstractmethod
 
 import msgspec
 import redis
-from flask import Blueprint, Response, request
 
-from gateway import errors
-from gateway.body import json_body
-from gateway.detach import respond
 from gateway.exchange import Exchange
 from gateway.generation import DELETED, GONE_AWAY, Generation, failure, headers, stream_headers
 from gateway.service import Gateway
-from gateway.stream import SSE, Streaming, Waiting
-from wire.errors import ValidationError
+from gateway.stream import Streaming, Waiting
+from gateway.tgi import details
+from gateway.tgi.shapes import StreamEvent
 from wire.events import Cancelled, Done, Event, Expired, Failed, Terminal, Token
-from wire.request import GenerateRequest, parse
 
 LOOK_BACK = 4096
 """Characters of text in which a stop string is looked for; longer than any can be."""
 
-_encode = msgspec.json.encode
+_encode = msgspec.json.Encoder().encode
 
 
-class Whole(Waiting):
-    """A client of /generate: one answer, when the generation has ended."""
+class Gathering(Waiting):
+    """Keeps a generation's tokens until its end."""
 
     bound = True
 
     def __init__(self, gateway: Gateway, exchange: Exchange, generation: Generation) -> None:
         super().__init__(gateway, exchange, generation.accepted.job.id)
-        self._generation = generation
+        self.generation = generation
 
     def deliver(self, events: list[Event]) -> None:
-        """Gather tokens; the end makes the answer."""
+        """Gather tokens; then the end."""
         for event in events:
             if isinstance(event, Token):
-                self._generation.tokens.append(event)
+                self.generation.tokens.append(event)
             elif isinstance(event, Done):
-                self._succeed(event)
+                self.succeeded(event)
             elif isinstance(event, Failed | Cancelled | Expired):
-                self.answer(*failure(event))
+                self.failed(event)
 
-    def _succeed(self, done: Done) -> None:
+    def vanished(self) -> None:
+        """Somebody deleted the job."""
+        self.failed(DELETED)
+
+    @abstractmethod
+    def succeeded(self, done: Done) -> None:
+        """All tokens are there."""
+
+    @abstractmethod
+    def failed(self, end: Terminal) -> None:
+        """There will be no answer."""
+
+
+class Whole(Gathering):
+    """A client of /generate: one answer, when the generation has ended."""
+
+    def __init__(
+        self, gateway: Gateway, exchange: Exchange, generation: Generation, *, listed: bool = False
+    ) -> None:
+        """`listed`: the answer is a list of one, as on POST /."""
+        super().__init__(gateway, exchange, generation)
+        self._listed = listed
+
+    def succeeded(self, done: Done) -> None:
+        """Answer, in another thread: Redis is asked for times."""
         self.gateway.chore(lambda: self._send(done))
         self.gateway.hub.close(self)  # last: a drain ends when the hub is empty and the chores are done
 
     def _send(self, done: Done) -> None:
-        generation = self._generation
-        body: dict[str, Any] = {"generated_text": generation.text}
-        if generation.accepted.request.params.details:
-            first, *others = generation.ends(done)
-            body["details"] = generation.whole(first, 0)
-            if others:
-                body["details"]["best_of_sequences"] = [
-                    {"generated_text": generation.text_of(generation.tokens_of(choice))}
-                    | generation.whole(end, choice)
-                    for choice, end in enumerate(others, 1)
-                ]
+        answer = details.generated(self.generation, done)
         try:
             record = self.gateway.ledger.record(self.job_id)
         except redis.RedisError:  # the answer is complete; only its timing headers would be better
             record = None
-        self.answer(200, _encode(body), headers(generation, done, record))
+        body = _encode([answer] if self._listed else answer)
+        self.answer(200, body, headers(self.generation, done, record))
 
-    def vanished(self) -> None:
-        """Somebody deleted the job."""
-        self.answer(*failure(DELETED))
+    def failed(self, end: Terminal) -> None:
+        """Answer with TGI's words for it."""
+        self.answer(*failure(end), {"x-request-id": self.job_id})
 
     def abandon(self) -> None:
         """The gateway goes: nobody would hear the end."""
@@ -102,7 +112,7 @@ class Stream(Streaming):
             elif isinstance(event, Done):
                 out.append(self._last(event))
             elif isinstance(event, Failed | Cancelled | Expired):
-                out += [*self._release(), b"data: %b\n\n" % failure(event)[1]]
+                out += [*self._release(), _refusal(event)]
         self.write(b"".join(out))
         if self.reader.ended:
             self.end()
@@ -115,17 +125,7 @@ class Stream(Streaming):
 
     def _release(self) -> list[bytes]:
         token, self._pending = self._pending, None
-        return [] if token is None else [self._event(token, None, None)]
-
-    def _event(self, token: Token, text: str | None, details: dict[str, Any] | None) -> bytes:
-        index = token.index + 1  # TGI counts from 1
-        body = {
-            "index": index,
-            "token": self._generation.token(token),
-            "generated_text": text,
-            "details": details,
-        }
-        return b"data: %b\n\n" % _encode(body)
+        return [] if token is None else [frame(details.event(self._generation, token))]
 
     def _may_be_last(self, token: Token) -> bool:
         accepted = self._generation.accepted
@@ -144,12 +144,9 @@ class Stream(Streaming):
         generation = self._generation
         # Should the end come unforeseen, its event repeats the last token without text.
         last = self._pending or msgspec.structs.replace(generation.tokens[-1], text="")
-        details = None
-        if generation.accepted.request.params.details:
-            details = generation.details(generation.ends(done)[0]) | {
-                "input_length": done.usage.prompt_tokens
-            }
-        return self._event(last, generation.text, details)
+        wanted = generation.accepted.request.params.details
+        told = details.stream_details(generation, done) if wanted else None
+        return frame(details.event(generation, last, generation.text, told))
 
     def vanished(self) -> None:
         """Somebody deleted the job."""
@@ -161,39 +158,14 @@ class Stream(Streaming):
         self.gateway.cancel_soon(self.job_id)
 
     def _say_and_end(self, end: Terminal) -> None:
-        self.write(b"data: %b\n\n" % failure(end)[1])
+        self.write(_refusal(end))
         self.end()
 
 
-def blueprint(gateway: Gateway) -> Blueprint:
-    """TGI's generation routes."""
-    routes = Blueprint("tgi", __name__)
+def frame(event: StreamEvent) -> bytes:
+    """An event as TGI's server frames it."""
+    return b"data: %b\n\n" % _encode(event)
 
-    def accept(asked: GenerateRequest, began: float, stream: bool) -> Generation:
-        if (asked.params.n or 1) > 1:
-            raise ValidationError("`n` must be 1 here, where an answer is one text: use /jobs")
-        gateway.admit_stream()
-        return Generation(gateway.admission.accept(asked, stream=stream, bound=True), began)
 
-    @routes.post("/generate")
-    def generate() -> Response:
-        began = time.monotonic()
-        generation = accept(parse(json_body(request, gateway.config.max_body_bytes)), began, stream=False)
-        return respond(
-            gateway.poller, request.environ, lambda exchange: Whole(gateway, exchange, generation).start()
-        )
-
-    @routes.post("/generate_stream")
-    def generate_stream() -> Response:
-        began = time.monotonic()
-        asked = parse(json_body(request, gateway.config.max_body_bytes))
-        try:
-            generation = accept(asked, began, stream=True)
-        except ValidationError as error:  # TGI: a stream that was begun can only fail inside
-            _, sentence, kind, _ = errors.describe(error)
-            return Response(b"data: %b\n\n" % errors.body(sentence, kind), 200, SSE)
-        return respond(
-            gateway.poller, request.environ, lambda exchange: Stream(gateway, exchange, generation).start()
-        )
-
-    return routes
+def _refusal(end: Terminal) -> bytes:
+    return b"data: %b\n\n" % failure(end, stream=True)[1]

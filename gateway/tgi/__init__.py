@@ -1,0 +1,1 @@
+"""TGI's API, to the letter: docs/api.md says where ours differs."""
