@@ -25,7 +25,7 @@ field() { python3 -c 'import functools, json, sys
 print(functools.reduce(lambda o, k: o[k], sys.argv[1].split("."), json.load(sys.stdin)))' "$1"; }
 
 # submit PROMPT TOKENS: the job's id
-submit() { curl -fsS "$URL/jobs" -H "$JSON" -d "$(body "$1" "$2")" | field id; }
+submit() { curl -fsS "$URL/jobs" -H "$JSON" -d "$(body "$1" "$2")" | grep -o '[0-9a-f]\{32\}' | head -n 1; }
 
 # poll ID: how it stands, after at most a minute. A gateway that waits for its Redis says 503, which is not an end.
 poll() { curl -fsS --retry 30 --retry-delay 1 "$URL/jobs/$1?wait=60" | field status; }
@@ -39,6 +39,9 @@ all_complete() {
   done
   say "$what: $# of $# completed"
 }
+
+# pending ID WHAT: the job must not have ended yet, or nothing would be proved.
+pending() { [ "$(curl -fsS "$URL/jobs/$1" | field status)" != completed ] || fail "$2"; }
 
 # whole FILE TOKENS: whether an SSE transcript has each token once, in order, and ends well.
 whole() { python3 - "$@" <<'PY'
@@ -95,14 +98,16 @@ ids=(); for n in $(seq 40); do ids+=("$(submit "Number $n" 32)"); done
 all_complete "two workers" "${ids[@]}"
 
 # 4. Redis restarts under a queue
-ids=(); for n in $(seq 60); do ids+=("$(submit "Number $n of sixty" 64)"); done
+ids=(); for n in $(seq 60); do id=$(submit "Number $n of sixty" 300); ids+=("$id"); done
+pending "$id" "all jobs were done before Redis restarted"
 docker compose restart redis > "$DIR/log" 2>&1
 all_complete "Redis restarted under a queue" "${ids[@]}"
 
 # 5. Down drains: who waits on a connection is answered, what is queued is done after the next start
-ids=(); for n in $(seq 20); do ids+=("$(submit "Number $n of twenty" 300)"); done
+ids=(); for n in $(seq 20); do id=$(submit "Number $n of twenty" 2000); ids+=("$id"); done
 curl -fsS --max-time 120 "$URL/generate" -H "$JSON" -d "$(body 'The last one' 100)" > "$DIR/last" & last=$!
 sleep 1
+pending "$id" "all jobs were done before the fleet went down"
 SECONDS=0
 docker compose down > "$DIR/log" 2>&1 || { cat "$DIR/log"; fail "down"; }
 say "down took $SECONDS s"

@@ -120,7 +120,14 @@ def test_what_transactions_wrote_is_there_after_a_restart(served: Served) -> Non
     worker = served.as_user("worker", PASSWORDS["worker"])
     with worker.pipeline(transaction=True) as both:
         both.set("sagrada:open", 1).set("sagrada:live", 2).execute()
-    worker.eval("redis.call('set', KEYS[1], 3) redis.call('set', KEYS[2], 4)", 2, "sagrada:q:a", "sagrada:q:b")
+    worker.eval(
+        "redis.call('set', KEYS[1], 3) redis.call('set', KEYS[2], 4)", 2, "sagrada:q:a", "sagrada:q:b"
+    )
     served.restart()
-    assert worker.mget("sagrada:open", "sagrada:live", "sagrada:q:a", "sagrada:q:b") == [b"1", b"2", b"3", b"4"]
+    assert worker.mget("sagrada:open", "sagrada:live", "sagrada:q:a", "sagrada:q:b") == [
+        b"1",
+        b"2",
+        b"3",
+        b"4",
+    ]
     assert "NOPERM" not in served.log.read_text()
