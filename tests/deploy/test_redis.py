@@ -119,7 +119,9 @@ def test_what_transactions_wrote_is_there_after_a_restart(served: Served) -> Non
     """Redis replays them as the user `default`, who is off: without rights on paper it drops each, with a log line."""
     worker = served.as_user("worker", PASSWORDS["worker"])
     with worker.pipeline(transaction=True) as both:
-        both.set("sagrada:open", 1).set("sagrada:live", 2).execute()
+        both.set("sagrada:open", 1)
+        both.set("sagrada:live", 2)
+        both.execute()
     worker.eval(
         "redis.call('set', KEYS[1], 3) redis.call('set', KEYS[2], 4)", 2, "sagrada:q:a", "sagrada:q:b"
     )
