@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -38,6 +38,26 @@ TOKENISE_UP_TO = 64 * 1024
 
 MAX_KEY = 255
 """Longest Idempotency-Key, characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A job that may be accepted: nothing is wrong with it, and nothing of it is kept yet."""
+
+    job: Job
+    request: GenerateRequest
+    model: Model
+    tokenizer: Tokenizer
+
+    @property
+    def cost(self) -> int:
+        """Tokens that it may come to."""
+        return cost(self.job, self.model.limits)
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether nobody said how many."""
+        return self.request.params.max_new_tokens is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +123,14 @@ class Admission:
         fleet: Fleet,
         app: Celery,
         withdraw: Callable[[str, str], None],
+        cancel: Callable[[str], None],
     ) -> None:
-        """`withdraw` removes the record and message (job id, queue) of one that was not accepted, sooner or later."""
+        """`withdraw` removes the record and message (job id, queue) of one that was not accepted, sooner or later.
+
+        `cancel` ends one that nobody will ask for.
+        """
         self._config, self._redis, self._ledger, self._fleet = config, client, ledger, fleet
-        self._app, self._withdraw = app, withdraw
+        self._app, self._withdraw, self._cancel = app, withdraw, cancel
         self._durability = Durability(config)
         self._room = WaitingRoom(client, config.max_queued)
         self._meter = Meter(client)
@@ -124,7 +148,33 @@ class Admission:
         bound: bool = False,
     ) -> Accepted:
         """Record and queue a job. With the id and digest of an earlier one: that one, whatever its state."""
-        who = caller()
+        planned = self._plan(request, job_id, bounds, stream, bound)
+        again = job_id is not None and caller().limited and self._ledger.record(job_id) is not None
+        self._meter.charge(caller(), 0 if again else planned.cost, planned.open_ended)
+        return self._begin(planned, digest)
+
+    def accept_all(
+        self, requests: Sequence[GenerateRequest], *, bounds: Bounds = TGI, bound: bool = False
+    ) -> list[Accepted]:
+        """The jobs of one body, all of them or none: those that were queued before one failed are cancelled."""
+        planned = [self._plan(request, None, bounds, False, bound) for request in requests]
+        open_ended = any(each.open_ended for each in planned)
+        self._meter.charge(caller(), sum(each.cost for each in planned), open_ended)
+        begun: list[Accepted] = []
+        try:
+            for each in planned:
+                begun.append(self._begin(each))
+        except Exception:
+            for accepted in begun:
+                self._cancel(accepted.job.id)
+            raise
+        return begun
+
+    def _plan(
+        self, request: GenerateRequest, job_id: str | None, bounds: Bounds, stream: bool, bound: bool
+    ) -> Planned:
+        """The job, if there is nothing wrong with it and room for it."""
+        tenant = caller().tenant
         model = self._fleet.model(request.model)
         tokenizer = self._fleet.tokenizer(model)
         job = to_job(
@@ -134,15 +184,16 @@ class Admission:
             model=model.name,
             encode=tokenizer.encode if _short(request.inputs) else None,
             stream=stream,
-            tenant=who.tenant,
+            tenant=tenant,
             gateway=self.gateway_id if bound else "",
         )
-        self._room.check(model.queue, job_id or ticket(request, who.tenant))
-        if who.limited:
-            again = job_id is not None and self._ledger.record(job_id) is not None
-            tokens = 0 if again else cost(job, model.limits)
-            self._meter.charge(who, tokens, open_ended=request.params.max_new_tokens is None)
-        return Accepted(job, self._keep(job, model.queue, digest), request, model, tokenizer)
+        self._room.check(model.queue, job_id or ticket(request, tenant))
+        return Planned(job, request, model, tokenizer)
+
+    def _begin(self, planned: Planned, digest: str = "") -> Accepted:
+        job, model = planned.job, planned.model
+        record = self._keep(job, model.queue, digest)
+        return Accepted(job, record, planned.request, model, planned.tokenizer)
 
     def _keep(self, job: Job, queue: str, digest: str) -> Record:
         """Record, queue, and make sure of it if that was asked for; what raises has been withdrawn."""

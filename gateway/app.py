@@ -8,6 +8,7 @@ from gateway import body, errors, jobs, ops, rates
 from gateway.auth import Gate
 from gateway.config import Config
 from gateway.cors import Cors
+from gateway.openai import routes as openai
 from gateway.service import Gateway
 from gateway.tgi import routes as tgi
 from wire.apikeys import ApiKeys
@@ -22,6 +23,6 @@ def create_app(config: Config) -> tuple[Flask, Gateway]:
     Cors(config.cors_allow_origin).install(app)
     Gate(config, ApiKeys(gateway.redis)).install(app)
     rates.install(app)
-    for api in (jobs, tgi, ops):
+    for api in (jobs, tgi, openai, ops):
         app.register_blueprint(api.blueprint(gateway))
     return app, gateway

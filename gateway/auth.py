@@ -29,7 +29,7 @@ OPEN = frozenset(
 )
 """Routes that can be read without a key, by their rules. Only read: POST / is a generation."""
 
-SELECTIVE = frozenset({"/info", "/v1/models"})
+SELECTIVE = frozenset({"/info", "/v1/models", "/v1/models/<path:name>"})
 """Routes that need no key, as with TGI, but show only what it may use if there is one."""
 
 ASSETS = "/docs/"

@@ -11,6 +11,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from wire import errors
+from wire.chat import ChatTemplateError
 from wire.request import MalformedRequest
 
 log = logging.getLogger("sagrada.gateway")
@@ -45,6 +46,7 @@ STATUS: tuple[tuple[type[Exception], int, str, int], ...] = (
     (WrongContentType, 415, "unsupported_media_type", 0),
     (Unauthorized, 401, "unauthorized", 0),
     (errors.ValidationError, 422, "validation", 0),
+    (ChatTemplateError, 422, "template_error", 0),
     (errors.IdempotencyConflict, 422, "idempotency_conflict", 0),
     (errors.JobNotFound, 404, "job_not_found", 0),
     (errors.ModelNotFound, 404, "model_not_found", 0),
@@ -59,7 +61,11 @@ STATUS: tuple[tuple[type[Exception], int, str, int], ...] = (
 FAILED_STATUS = {"validation": 422, "overloaded": 429, "generation": 424}
 """HTTP status of a job that ended with this `error_type`; TGI's table. Any other: 500."""
 
-PREFIX = {"validation": "Input validation error: ", "generation": "Request failed during generation: "}
+PREFIX = {
+    "validation": "Input validation error: ",
+    "generation": "Request failed during generation: ",
+    "template_error": "Template error: ",
+}
 """What TGI writes before the sentence."""
 
 EXPIRED = "the job's deadline passed (its ttl, or its start_ttl before it was begun)"
@@ -83,9 +89,16 @@ _SENTENCES = {
 }
 
 
-def body(error: str, error_type: str) -> bytes:
+class Body(msgspec.Struct, frozen=True):
     """The one shape of an error, TGI's."""
-    return msgspec.json.encode({"error": error, "error_type": error_type})
+
+    error: str
+    error_type: str
+
+
+def body(error: str, error_type: str) -> bytes:
+    """An error's body."""
+    return msgspec.json.encode(Body(error, error_type))
 
 
 def describe(error: Exception) -> tuple[int, str, str, int]:

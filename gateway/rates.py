@@ -41,8 +41,10 @@ class Meter:
     def charge(self, who: Caller, tokens: int, open_ended: bool = False) -> None:
         """One request and so many tokens; RateLimited, or ValidationError if no wait would ever be long enough.
 
-        `open_ended`: nobody said how many; then a minute's worth is the most.
+        `open_ended`: nobody said how many; then a minute's worth is the most. Of who has no limits nothing is asked.
         """
+        if not who.limited:
+            return
         if open_ended and who.tokens_per_minute:
             tokens = min(tokens, who.tokens_per_minute)
         if 0 < who.tokens_per_minute < tokens:

@@ -89,7 +89,13 @@ class Gateway:
         self.catch_up = CatchUp(self.redis)
         self.hub = Hub(config.redis_url, self.clock, self.catch_up)
         self.admission = Admission(
-            config, self.redis, self.ledger, self.fleet, sender(config, REDIS_TIMEOUT), self.withdraw
+            config,
+            self.redis,
+            self.ledger,
+            self.fleet,
+            sender(config, REDIS_TIMEOUT),
+            self.withdraw,
+            self.cancel_soon,
         )
         self._chores = ThreadPoolExecutor(CHORES, thread_name_prefix="chore")
         self._gateways = Gateways(self.redis)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -26,6 +27,13 @@ MOST_CHARACTERS = 8_000_000
 
 MOST_POWER = 64
 """Greatest exponent in a template."""
+
+
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""The names under which a message's thoughts may come; templates read the first or the second."""
+
+_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
+"""Marks the end of the message that is to be continued; the space tells whether the template trims it."""
 
 
 class ChatTemplateError(SagradaError):
@@ -73,15 +81,19 @@ def render(
     tools: Sequence[Mapping[str, Any]] | None = None,
     documents: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
     **variables: Any,
 ) -> str:
     """The prompt's text for these messages; ChatTemplateError, in the template's words, if it refuses.
 
     `special_tokens` is Tokenizer.special_tokens. The text holds them already: encode it without adding any.
+    `continue_final_message`: the text ends inside the last message, where its `content` does.
     """
+    turns = [_with_thoughts(dict(message)) for message in messages]
+    final = _tag(turns) if continue_final_message else ""
     named = {
         **(special_tokens or {}),
-        "messages": messages,
+        "messages": turns,
         "tools": tools,
         "documents": documents,
         "add_generation_prompt": add_generation_prompt,
@@ -89,7 +101,7 @@ def render(
     }
     token = _deadline.set(time.monotonic() + SECONDS)
     try:
-        return _join(_compile(template).generate(named))
+        text = _join(_compile(template).generate(named))
     except jinja2.TemplateError as error:
         raise ChatTemplateError(str(error)) from error
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -97,6 +109,46 @@ def render(
         raise ChatTemplateError(f"the chat template cannot take these messages: {error}") from error
     finally:
         _deadline.reset(token)
+    return _cut(text, final) if continue_final_message else text
+
+
+@lru_cache(maxsize=32)
+def variables_of(template: str) -> frozenset[str]:
+    """The names that the template expects to be given, such as `tools`; none if it cannot be read."""
+    try:
+        return frozenset(jinja2.meta.find_undeclared_variables(_environment.parse(template)))
+    except jinja2.TemplateError:
+        return frozenset()
+
+
+def _with_thoughts(message: dict[str, Any]) -> dict[str, Any]:
+    thoughts = next((message[name] for name in _REASONING if message.get(name) is not None), None)
+    return message if thoughts is None else {"thinking": thoughts, **message, "reasoning_content": thoughts}
+
+
+def _tag(messages: list[dict[str, Any]]) -> str:
+    """Mark the end of the last message's text; that text."""
+    content = messages[-1].get("content") if messages else None
+    if isinstance(content, str):
+        messages[-1]["content"] = content + _TAG
+        return content
+    parts: list[dict[str, Any]] = [*content] if isinstance(content, list) else []
+    for at in range(len(parts) - 1, -1, -1):
+        if isinstance(text := parts[at].get("text"), str):
+            parts[at] = parts[at] | {"text": text + _TAG}
+            messages[-1]["content"] = parts
+            return text
+    raise ChatTemplateError("there is no text in the final message that could be continued")
+
+
+def _cut(text: str, final: str) -> str:
+    """The text up to the mark; without the blanks before it if the template trims the message."""
+    at = text.rfind(_TAG.strip())
+    if at < 0 or final.strip() not in text:
+        raise ChatTemplateError(
+            "the chat template does not show the final message, which was to be continued"
+        )
+    return text[:at] if text.startswith(_TAG, at) else text[:at].rstrip()
 
 
 @lru_cache(maxsize=32)

@@ -70,6 +70,18 @@ def of_tgi(given: Any) -> Grammar:
 
 def of_schema(value: Any) -> Schema:
     """A schema, or its text; as TGI has it, it must describe an object's properties."""
+    schema = _schema(value)
+    if "properties" not in schema:
+        raise _wrong("Grammar must have a 'properties' field")
+    return _written(schema)
+
+
+def of_any_schema(value: Any) -> Schema:
+    """A schema, or its text, of whatever JSON."""
+    return _written(_schema(value))
+
+
+def _schema(value: Any) -> Mapping[str, Any]:
     if isinstance(value, str):
         try:
             value = msgspec.json.decode(_bounded(value))
@@ -77,11 +89,13 @@ def of_schema(value: Any) -> Schema:
             raise _wrong(f"the schema is not JSON: {error}") from None
     if not isinstance(value, Mapping):
         raise _wrong("a schema is a JSON object, or a string that holds one")
-    if "properties" not in value:
-        raise _wrong("Grammar must have a 'properties' field")
+    return value
+
+
+def _written(schema: Mapping[str, Any]) -> Schema:
     try:
-        check_literals(value)
-        return Schema(_bounded(msgspec.json.encode(value).decode()))
+        check_literals(schema)
+        return Schema(_bounded(msgspec.json.encode(schema).decode()))
     except (RecursionError, UnicodeEncodeError) as error:
         raise _wrong(f"the schema cannot be written as JSON: {type(error).__name__}") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ FILES = (
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 OWN_TEMPLATE = re.compile(r"(Code)?Llama|Gemma")
 """Tokenizer classes that build their post-processor from add_bos_token and add_eos_token."""
+
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""How a vocabulary with byte fallback writes a byte."""
 
 WORDS = 1_000
 """Words whose ids each thread keeps. The library's own 10,000 are, in a gateway's 64 threads, hundreds of MB."""
@@ -54,7 +57,9 @@ class Tokenizer:
         self._backend = backend
         self.config = config
         added = backend.get_added_tokens_decoder()
+        self._added = frozenset(added)
         self._special = frozenset(id for id, token in added.items() if token.special)
+        self._spelling = _spelling_of(backend)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
@@ -123,10 +128,53 @@ class Tokenizer:
     @property
     def chat_template(self) -> str | None:
         """The default chat template (Jinja source), or None."""
-        template = self.config.get("chat_template")
-        if isinstance(template, list):  # several named ones
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
-        return template
+        return self._chat_templates.get("default")
+
+    @property
+    def tool_template(self) -> str | None:
+        """The chat template of prompts with tools: one of its own if the model has several."""
+        return self._chat_templates.get("tool_use", self.chat_template)
+
+    @property
+    def _chat_templates(self) -> dict[str, str]:
+        given = self.config.get("chat_template") or {}
+        if isinstance(given, list):
+            return {entry["name"]: entry["template"] for entry in given}
+        return {"default": given} if isinstance(given, str) else given
+
+    def token_bytes(self, id: int) -> bytes:
+        """What the token stands for, with the space before a word; perhaps a part of a character only."""
+        piece = self._backend.id_to_token(id)
+        if piece is None:
+            return b""
+        if id in self._added:
+            return piece.encode()
+        return self._spelling(piece) if self._spelling else self.token_text(id).encode()
+
+
+def _spelling_of(backend: tokenizers.Tokenizer) -> Callable[[str], bytes] | None:
+    """From an entry of the vocabulary to its bytes; None: only the decoder knows."""
+    if backend.decoder is None:
+        return None
+    decoder = json.loads(backend.decoder.__getstate__())
+    kinds = {step["type"] for step in decoder.get("decoders", [decoder])}
+    if "ByteLevel" in kinds:
+        return lambda piece: bytes(_BYTES[character] for character in piece if character in _BYTES)
+    if "ByteFallback" not in kinds and "Metaspace" not in kinds:
+        return None
+    return lambda piece: (
+        bytes([int(piece[3:5], 16)]) if BYTE.fullmatch(piece) else piece.replace("\u2581", " ").encode()
+    )
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's letters for bytes: those that can be printed stand for themselves, the others come after Latin-1."""
+    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
 
 
 def _config(files: Mapping[str, bytes]) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from gateway import errors
 from gateway.body import json_body
 from gateway.detach import hand_over, respond
 from gateway.generation import Generation
+from gateway.openai import errors as refusals
+from gateway.openai import routes as openai
+from gateway.openai.request import parse_chat
 from gateway.service import Gateway
 from gateway.stream import JSON, SSE
 from gateway.tgi import about
@@ -29,7 +32,10 @@ from gateway.tokens import tokens_of
 from wire.errors import ValidationError
 from wire.request import GenerateRequest, parse
 
-OTHERS: dict[str, Callable[[Gateway, bytes], Response]] = {}
+OTHERS: dict[str, Callable[[Gateway, bytes], Response]] = {
+    "messages": openai.chat,
+    "prompt": openai.completion,
+}
 """What answers a body of OpenAI's on /invocations, by the field that tells it."""
 
 
@@ -69,16 +75,27 @@ class Api:
         asked = with_full_text(asked)
         return self.stream(asked, began) if asked.stream else self.whole(asked, began, listed=True)
 
+    def openai(self, view: Callable[[Gateway, bytes], Response], body: bytes) -> Response:
+        """A body of OpenAI's, as its own route would answer it, errors included."""
+        try:
+            return view(self._gateway, body)
+        except Exception as error:
+            return errors.answer(error) if self._gateway.quirks.errors else refusals.answer(error)
+
+    def instance(self, given: msgspec.Raw) -> GenerateRequest:
+        """What an instance of /vertex asks for, chat or not."""
+        if form_of(given) == "messages":
+            job, _ = openai.job_of(self._gateway, parse_chat(bytes(given)))
+            return job
+        return parse_instance(given)
+
     def vertex(self, instances: list[GenerateRequest], began: float) -> Response:
         """All of them, at once."""
-        gateway, generations = self._gateway, list[Generation]()
-        try:
-            for instance in instances:
-                generations.append(self._accept(instance, began, stream=False))
-        except Exception:
-            for generation in generations:
-                gateway.cancel_soon(generation.accepted.job.id)
-            raise
+        gateway = self._gateway
+        for instance in instances:
+            self._check(instance)
+        accepted = gateway.admission.accept_all(instances, bounds=gateway.bounds, bound=True)
+        generations = [Generation(each, began) for each in accepted]
         return respond(
             gateway.poller, request.environ, lambda exchange: Batch(gateway, exchange, generations).start()
         )
@@ -93,11 +110,14 @@ class Api:
 
     def _accept(self, asked: GenerateRequest, began: float, stream: bool) -> Generation:
         gateway = self._gateway
-        if (asked.params.n or 1) > 1:
-            raise ValidationError("`n` must be 1 here, where an answer is one text: use /jobs")
-        gateway.admit_stream()
+        self._check(asked)
         accepted = gateway.admission.accept(asked, bounds=gateway.bounds, stream=stream, bound=True)
         return Generation(accepted, began)
+
+    def _check(self, asked: GenerateRequest) -> None:
+        if (asked.params.n or 1) > 1:
+            raise ValidationError("`n` must be 1 here, where an answer is one text: use /jobs")
+        self._gateway.admit_stream()
 
 
 def blueprint(gateway: Gateway) -> Blueprint:
@@ -123,13 +143,13 @@ def blueprint(gateway: Gateway) -> Blueprint:
     def invocations() -> Response:
         began, body = time.monotonic(), api.body()
         other = OTHERS.get(form_of(body))
-        return other(gateway, body) if other else api.compat(parse(body), began)
+        return api.openai(other, body) if other else api.compat(parse(body), began)
 
     @routes.post("/vertex")
     def vertex() -> Response:
         began = time.monotonic()
         instances = parse_vertex(api.body(), gateway.config.max_client_batch_size)
-        return api.vertex([parse_instance(instance) for instance in instances], began)
+        return api.vertex([api.instance(given) for given in instances], began)
 
     @routes.post("/tokenize")
     def tokenize() -> Response:

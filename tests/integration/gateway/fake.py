@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from redis import Redis
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
@@ -25,6 +27,14 @@ EOS = 1
 WORDS = ["<unk>", "</s>", "the", "cat", "sat", "on", "a", "mat", "é", "fail", "now"]
 
 
+CHAT_TEMPLATE = (
+    '{% if tools %}{{ tools | tojson }} <tool_call> {"name": …}\n{% endif %}'
+    "{% for message in messages %}{{ message.role }} {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant{% endif %}"
+)
+"""Of a model that writes its calls as Hermes does."""
+
+
 def tokenizer_files() -> dict[str, bytes]:
     """A word-level tokenizer of eleven words; every other word is <unk>."""
     vocab = {word: id for id, word in enumerate(WORDS)}
@@ -32,7 +42,8 @@ def tokenizer_files() -> dict[str, bytes]:
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     backend.add_special_tokens(["</s>"])
-    return {"tokenizer.json": backend.to_str().encode(), "tokenizer_config.json": b'{"eos_token": "</s>"}'}
+    config = json.dumps({"eos_token": "</s>", "chat_template": CHAT_TEMPLATE}).encode()
+    return {"tokenizer.json": backend.to_str().encode(), "tokenizer_config.json": config}
 
 
 def likely(job: Job, id: int) -> dict[str, Any]:
@@ -69,6 +80,8 @@ class FakeWorker:
         self.model, self.step, self.word = model, step, "w"
         self.words: dict[str, str] = {}
         """The word of a job that has one of its own."""
+        self.pieces: list[str] | None = None
+        """What every job says instead, token by token, and then ends."""
         self.queue = TaskQueue(self.redis, queue_of(model))
         self.tokenizer = Tokenizer.from_files(tokenizer_files())
         self.boot, self.progress, self.error = f"boot-{model}", 0.0, ""
@@ -165,10 +178,16 @@ class FakeWorker:
         if job.params.candidates > 1:
             self._say_all(now)
             return
+        if self.pieces is not None:
+            self._recite(now, self.pieces)
+            return
         last, text = n + 1 >= job.params.max_new_tokens, f"{self.words.get(job.id, self.word)}{n} "
         about = likely(job, 2 + n % 9) | (scored(job) if n == 0 else {})
         token = Token(seq=n, index=n, id=2 + n % 9, text=text, logprob=-0.5, special=False, **about)
-        stopped = any(stop in text for stop in job.params.stop) or token.id in job.params.stop_token_ids
+        found = [stop for stop in job.params.stop if stop in text]
+        if found and not job.params.include_stop:
+            token = msgspec.structs.replace(token, text=text.partition(found[0])[0])
+        stopped = bool(found) or token.id in job.params.stop_token_ids
         if last or stopped:
             self._done(now, [token], "length" if last else "stop_sequence")
         elif n + 1 == (job.params.min_new_tokens or -1):  # the tests' way to ask for an end of sequence
@@ -178,6 +197,16 @@ class FakeWorker:
             now.said.append(token)
         else:
             self._drop(job_id)
+
+    def _recite(self, now: Running, pieces: list[str]) -> None:
+        most = now.claimed.job.params.max_new_tokens
+        said = [
+            Token(seq=n, index=n, id=2 + n % 9, text=text, logprob=-0.5, special=False)
+            for n, text in enumerate(pieces[:most])
+        ]
+        if len(pieces) < most:
+            said.append(Token(seq=len(said), index=len(said), id=EOS, text="", logprob=-0.1, special=True))
+        self._done(now, said, "eos_token" if len(pieces) < most else "length")
 
     def _say_all(self, now: Running) -> None:
         """Several texts, all at once, each a word shorter than the one before: choice 1 says "w1.0 ", "w1.1 ", …."""

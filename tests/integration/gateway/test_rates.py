@@ -145,3 +145,25 @@ def test_looking_costs_nothing(urls: list[str], keys: ApiKeys) -> None:
         answer = http.get(f"{urls[0]}/jobs/{job}", headers={"Authorization": f"Bearer {key}"})
         assert answer.status_code == 200 and told(answer, "requests") is None
     assert asks(urls[0], key).status_code == 429
+
+
+def test_a_body_of_several_prompts_is_one_request_and_costs_all_of_them(
+    urls: list[str], keys: ApiKeys, worker: FakeWorker
+) -> None:
+    key = keys.add("ann", requests_per_minute=3, tokens_per_minute=1000)[1]
+    bearer = {"Authorization": f"Bearer {key}"}
+
+    def vertex(*tokens: int) -> httpx.Response:
+        asked = [{"inputs": "the cat", "parameters": {"max_new_tokens": each}} for each in tokens]
+        return http.post(urls[0] + "/vertex", json={"instances": asked}, headers=bearer)
+
+    answer = vertex(238, 238, 238, 238)
+    assert answer.status_code == 200
+    requests, tokens = told(answer, "requests"), told(answer, "tokens")
+    assert requests and requests[:2] == (3, 2) and tokens and tokens[:2] == (1000, 40)
+    redis: Any = worker.redis
+    before = len(list(redis.scan_iter("sagrada:{*}:job")))
+    refused = vertex(8, 980)
+    assert refused.status_code == 429 and len(list(redis.scan_iter("sagrada:{*}:job"))) == before
+    tokens = told(refused, "tokens")
+    assert tokens and tokens[1] >= 40, "all or nothing"

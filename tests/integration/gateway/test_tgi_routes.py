@@ -28,6 +28,8 @@ INFO = [
 ]
 """TGI's keys, in its order."""
 
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "the cat"}]}
+
 
 def body(inputs: str = "the cat", tokens: int = 2, **parameters: Any) -> dict[str, Any]:
     return {"inputs": inputs, "parameters": {"max_new_tokens": tokens, **parameters}}
@@ -79,6 +81,44 @@ class TestInvocations:
     def test_inputs_come_first(self, url: str, worker: FakeWorker) -> None:
         asked = body() | {"messages": [{"role": "user", "content": "a"}], "prompt": "a"}
         assert http.post(url + "/invocations", json=asked).json() == [{"generated_text": "the catw0 w1 "}]
+
+
+class TestChats:
+    """Bodies of OpenAI's where TGI takes them, too."""
+
+    def test_invocations_answers_as_their_own_routes_do(self, url: str, worker: FakeWorker) -> None:
+        chat = http.post(url + "/invocations", json=CHAT | {"max_tokens": 2}).json()
+        assert chat["object"] == "chat.completion" and chat["choices"][0]["message"]["content"] == "w0 w1 "
+        text = http.post(url + "/invocations", json={"prompt": "the cat", "max_tokens": 2}).json()
+        assert text["object"] == "text_completion" and text["choices"][0]["text"] == "w0 w1 "
+        streamed = http.post(url + "/invocations", json=CHAT | {"max_tokens": 2, "stream": True}).text
+        assert streamed.startswith("data: {") and streamed.endswith("data: [DONE]\n\n")
+
+    def test_messages_come_before_a_prompt(self, url: str, worker: FakeWorker) -> None:
+        both = http.post(url + "/invocations", json=CHAT | {"prompt": "a", "max_tokens": 1}).json()
+        assert both["object"] == "chat.completion"
+
+    def test_what_is_wrong_is_told_in_their_routes_words(self, url: str, worker: FakeWorker) -> None:
+        for asked, route in [
+            (CHAT | {"top_p": 2}, "/v1/chat/completions"),
+            (CHAT | {"model": "nobody"}, "/v1/chat/completions"),
+            ({"prompt": []}, "/v1/completions"),
+            ({"prompt": "fail"}, "/v1/completions"),
+        ]:
+            there, here = (http.post(url + each, json=asked) for each in (route, "/invocations"))
+            assert here.status_code == there.status_code >= 400 and here.json() == there.json()
+            assert "message" in here.json()["error"]
+
+    def test_vertex_takes_chats_beside_prompts(self, url: str, worker: FakeWorker) -> None:
+        asked = [CHAT | {"max_tokens": 2}, body(tokens=1), CHAT | {"max_tokens": 9, "stop": ["w2"]}]
+        answer = http.post(url + "/vertex", json={"instances": asked})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["predictions"][:2] == ["w0 w1 ", "w0 "]
+
+    @pytest.mark.parametrize("fields", [{"top_p": 2}, {"n": 2}, {"messages": []}])
+    def test_vertex_refuses_a_bad_chat(self, url: str, worker: FakeWorker, fields: dict[str, Any]) -> None:
+        answer = http.post(url + "/vertex", json={"instances": [CHAT | fields]})
+        assert answer.status_code == 422 and answer.json()["error_type"] == "validation"
 
 
 class TestVertex:
