@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -124,13 +125,14 @@ class Admission:
         app: Celery,
         withdraw: Callable[[str, str], None],
         cancel: Callable[[str], None],
+        validated: Callable[[float], None],
     ) -> None:
         """`withdraw` removes the record and message (job id, queue) of one that was not accepted, sooner or later.
 
-        `cancel` ends one that nobody will ask for.
+        `cancel` ends one that nobody will ask for; `validated` hears how many seconds a request's validation took.
         """
         self._config, self._redis, self._ledger, self._fleet = config, client, ledger, fleet
-        self._app, self._withdraw, self._cancel = app, withdraw, cancel
+        self._app, self._withdraw, self._cancel, self._validated = app, withdraw, cancel, validated
         self._durability = Durability(config)
         self._room = WaitingRoom(client, config.max_queued)
         self._meter = Meter(client)
@@ -174,7 +176,7 @@ class Admission:
         self, request: GenerateRequest, job_id: str | None, bounds: Bounds, stream: bool, bound: bool
     ) -> Planned:
         """The job, if there is nothing wrong with it and room for it."""
-        tenant = caller().tenant
+        tenant, began = caller().tenant, time.monotonic()
         model = self._fleet.model(request.model)
         tokenizer = self._fleet.tokenizer(model)
         job = to_job(
@@ -187,6 +189,7 @@ class Admission:
             tenant=tenant,
             gateway=self.gateway_id if bound else "",
         )
+        self._validated(time.monotonic() - began)
         self._room.check(model.queue, job_id or ticket(request, tenant))
         return Planned(job, request, model, tokenizer)
 

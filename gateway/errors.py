@@ -7,7 +7,7 @@ import logging
 import kombu.exceptions
 import msgspec
 import redis.exceptions
-from flask import Flask, Response
+from flask import Flask, Response, g, has_request_context
 from werkzeug.exceptions import HTTPException
 
 from wire import errors
@@ -103,6 +103,19 @@ def body(error: str, error_type: str) -> bytes:
 
 def describe(error: Exception) -> tuple[int, str, str, int]:
     """(HTTP status, sentence, error_type, Retry-After seconds or 0) of any exception."""
+    found = _describe(error)
+    if has_request_context():
+        g.refused = found[2]
+    return found
+
+
+def noted() -> str:
+    """The `error_type` of what was described while this request was answered; empty: nothing was."""
+    error_type: str = g.get("refused", "")
+    return error_type
+
+
+def _describe(error: Exception) -> tuple[int, str, str, int]:
     for kind, status, error_type, retry_after in STATUS:
         if isinstance(error, kind):
             seconds = getattr(error, "retry_after", 0) or retry_after

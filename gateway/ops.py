@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import re
+from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
+from typing import get_args
 
 import redis
 from flask import Blueprint, Response, jsonify, request
 
 from gateway import errors
 from gateway.fleet import reason
-from gateway.metrics import CONTENT_TYPE, Requests, Sample, family
+from gateway.metrics import CONTENT_TYPE, Sample, counted, family
 from gateway.service import LEAVING, Gateway
 from wire.errors import ModelUnavailable
 from wire.queue import TaskQueue
-from wire.registry import WorkerInfo
+from wire.registry import WorkerInfo, WorkerState
+from wire.totals import read
 
-COUNTERS = {"compilations": "Programs built since warm-up; anything but 0 means that the plan was left."}
-"""Counters that are shown even before a worker has counted anything, with their help."""
+STATES: tuple[WorkerState, ...] = get_args(WorkerState)
 
-GAUGES: dict[str, tuple[str, Callable[[WorkerInfo], float]]] = {
+Gauge = tuple[str, Callable[[WorkerInfo], float]]
+
+GAUGES: dict[str, Gauge] = {
+    "tgi_batch_current_size": ("Sequences that run now.", lambda w: w.running),
+    "tgi_batch_current_max_tokens": (
+        "Tokens that they may come to, prompts included.",
+        lambda w: w.max_tokens,
+    ),
     "sagrada_slots": ("Sequences that a worker runs at once.", lambda w: w.slots),
     "sagrada_slots_running": ("Sequences that run now.", lambda w: w.running),
     "sagrada_unlogged_most": (
@@ -53,58 +60,57 @@ def unready(workers: list[WorkerInfo]) -> str:
 
 
 def _labels(w: WorkerInfo) -> dict[str, str]:
-    return {"model": w.model, "worker": w.name, "boot": w.boot}
+    return {"model": w.model, "worker": w.place or w.name, "boot": w.boot}
 
 
 def _workers_metrics(workers: list[WorkerInfo]) -> str:
-    states: dict[tuple[str, str], int] = {}
-    for w in workers:
-        states[w.model, w.state] = states.get((w.model, w.state), 0) + 1
+    states = Counter({(model, state): 0 for model in {w.model for w in workers} for state in STATES})
+    states.update((w.model, w.state) for w in workers)
     samples: list[Sample] = [({"model": model, "state": state}, n) for (model, state), n in states.items()]
     text = family("sagrada_workers", "gauge", "Workers by state.", samples)
     for name, (help, value) in GAUGES.items():
         text += family(name, "gauge", help, [(_labels(w), value(w)) for w in workers])
-    for counter in sorted({*COUNTERS, *(name for w in workers for name in w.counters)}):
-        counts = [(_labels(w), w.counters.get(counter, 0.0)) for w in workers]
-        help = COUNTERS.get(counter, f"{counter.replace('_', ' ').capitalize()}, since the worker began.")
-        text += family(f"sagrada_{re.sub('[^a-zA-Z0-9_]', '_', counter)}_total", "counter", help, counts)
     return text
 
 
 def _queue_metrics(client: redis.Redis, workers: list[WorkerInfo]) -> str:
-    queues = sorted({w.queue for w in workers})
-    sizes: list[Sample] = [({"queue": queue}, TaskQueue(client, queue).size()) for queue in queues]
-    return family("sagrada_queue_size", "gauge", "Jobs that wait.", sizes)
-
-
-def metrics(gateway: Gateway, requests: Requests) -> str:
-    """Everything, as Prometheus reads it. The gateway's own counts are of this process."""
-    process = {"process": str(os.getpid())}
-    text = family(
-        "sagrada_gateway_streams", "gauge", "Open streams and waits.", [(process, len(gateway.hub))]
+    queues = {queue: TaskQueue(client, queue) for queue in sorted({w.queue for w in workers})}
+    sizes: list[Sample] = [({"queue": name}, queue.size()) for name, queue in queues.items()]
+    ages: list[Sample] = [({"queue": name}, queue.age()) for name, queue in queues.items()]
+    return (
+        family("tgi_queue_size", "gauge", "Jobs that wait.", sizes)
+        + family("sagrada_queue_size", "gauge", "Jobs that wait.", sizes)
+        + family("sagrada_queue_age_seconds", "gauge", "What has waited longest, of those taken next.", ages)
     )
-    lost = [(process, max(0, gateway.hub.connections - 1))]
-    text += family("sagrada_gateway_reconnects_total", "counter", "Pub/sub connections lost.", lost)
-    counts = [(process | labels, n) for labels, n in requests.samples()]
-    text += family("sagrada_gateway_requests_total", "counter", "Requests by route and status.", counts)
+
+
+def metrics(gateway: Gateway) -> str:
+    """The fleet's, as Prometheus reads it: the same from every process of every gateway."""
     try:
+        gateway.publish_counts()
         workers = gateway.fleet.workers()
-        text += _workers_metrics(workers) + _queue_metrics(gateway.redis, workers)
+        streams: list[Sample] = [({"process": name}, n) for name, n in gateway.streams().items()]
+        text = (
+            counted(read(gateway.redis))
+            + _workers_metrics(workers)
+            + _queue_metrics(gateway.redis, workers)
+            + family("sagrada_gateway_streams", "gauge", "Open streams and waits.", streams)
+        )
         up = 1
-    except redis.RedisError:
-        up = 0
+    except redis.RedisError:  # rather no counter than one that has fallen
+        text, up = "", 0
     return text + family("sagrada_redis_up", "gauge", "Whether Redis answers this gateway.", [({}, up)])
 
 
 def blueprint(gateway: Gateway) -> Blueprint:
     """/livez, /readyz and /metrics."""
     routes = Blueprint("ops", __name__)
-    requests = Requests()
 
     @routes.after_app_request
     def count(response: Response) -> Response:
-        route = request.url_rule.rule if request.url_rule else "none"
-        requests.count(f"{request.method} {route}", response.status_code)
+        rule = request.url_rule.rule if request.url_rule else "none"
+        method = request.method if request.url_rule else "ANY"
+        gateway.counts.answered(method, rule, response.status_code, errors.noted())
         return response
 
     @routes.get("/livez")
@@ -122,6 +128,6 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/metrics")
     def get_metrics() -> Response:
-        return Response(metrics(gateway, requests), content_type=CONTENT_TYPE)
+        return Response(metrics(gateway), content_type=CONTENT_TYPE)
 
     return routes

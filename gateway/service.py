@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import select
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -17,18 +19,21 @@ from gateway.admission import Admission, sender
 from gateway.catchup import CatchUp
 from gateway.clock import Clock
 from gateway.config import Config
+from gateway.counts import Counts
 from gateway.detach import Poller
 from gateway.errors import TooManyStreams, Unavailable
 from gateway.fleet import Fleet
 from gateway.hub import Hub
 from gateway.strict import quirks
 from wire.errors import JobNotFound
+from wire.keys import streams_key
 from wire.ledger import Ledger
 from wire.open import Gateways, spread
 from wire.queue import TaskQueue
 from wire.record import Record
 from wire.redis_url import ask_for_master, client
 from wire.request import Bounds
+from wire.totals import Account
 
 log = logging.getLogger("sagrada.gateway")
 
@@ -45,6 +50,9 @@ LEAVING = "the gateway is shutting down; send the request again"
 
 WATCH = 2.0
 """Seconds between two questions to the sentinels, if there are any, who the master is."""
+
+COUNTING = 2.0
+"""Seconds between two additions to the fleet's totals."""
 
 PATIENCE = 60
 """Attempts, a second apart, to cancel a job that nobody wants while Redis is away."""
@@ -88,6 +96,8 @@ class Gateway:
         self.poller = Poller(self.clock) if hasattr(select, "epoll") else None
         self.catch_up = CatchUp(self.redis)
         self.hub = Hub(config.redis_url, self.clock, self.catch_up)
+        self.counts = Counts()
+        self._account, self._publishing = Account(self.redis, self.counts.tally), threading.Lock()
         self.admission = Admission(
             config,
             self.redis,
@@ -96,6 +106,7 @@ class Gateway:
             sender(config, REDIS_TIMEOUT),
             self.withdraw,
             self.cancel_soon,
+            self.counts.validated,
         )
         self._chores = ThreadPoolExecutor(CHORES, thread_name_prefix="chore")
         self._gateways = Gateways(self.redis)
@@ -111,10 +122,28 @@ class Gateway:
         self._live()
         self.clock.every(LEASE / 3, self._live)
         self.clock.every(WATCH, lambda: self.chore(self._watch))
+        self.clock.every(COUNTING, lambda: self.chore(self._try_publishing))
 
     def _live(self) -> None:
         """Renew this process's lease, soon."""
         self.chore(lambda: self._gateways.renew(self.admission.gateway_id, LEASE))
+
+    def publish_counts(self) -> None:
+        """Add what this process has counted to the fleet's totals; RedisError."""
+        with self._publishing:
+            self.counts.reconnected(max(0, self.hub.connections - 1))
+            self._account.publish()
+            self.redis.set(streams_key(self.admission.gateway_id), len(self.hub), px=int(LEASE * 1000))
+
+    def streams(self) -> dict[str, int]:
+        """How many streams each gateway process holds; RedisError."""
+        names = sorted(self._gateways.live() | {self.admission.gateway_id})
+        counts: Any = self.redis.mget([streams_key(name) for name in names])
+        return {name: int(n) for name, n in zip(names, counts, strict=True) if n is not None}
+
+    def _try_publishing(self) -> None:
+        with suppress(redis.RedisError):  # the counts are kept, and told later
+            self.publish_counts()
 
     def _watch(self) -> None:
         """Follow the sentinels, if there are any, to another master."""
@@ -152,6 +181,8 @@ class Gateway:
     def cancel(self, job_id: str) -> Record:
         """End the job as cancelled if it has not ended, and let its worker or its queue know; JobNotFound."""
         stopped = self.ledger.cancel(job_id)
+        if stopped.unbegun:
+            self.counts.cancelled_unbegun()
         spread(self.redis, job_id, stopped)
         return stopped.record
 
@@ -195,6 +226,7 @@ class Gateway:
         self._wait(lambda: not len(self.hub), self.config.drain_timeout)
         for subscriber in self.hub.subscribers():
             subscriber.abandon()
+        self.chore(self._try_publishing)
         self._insist(lambda: self._gateways.leave(self.admission.gateway_id), attempts=1)
         self._chores.shutdown()
         poller = self.poller

@@ -26,6 +26,11 @@
 | sagrada:workers           | zset    | registry            | boot → end of its entry, Redis ms         | entries leave with the entry  |
 | sagrada:worker:<boot>     | hash    | registry            | one msgpack map: wire/registry.py         | with the lease                |
 | sagrada:blob:<sha256>     | string  | registry            | a model's tokenizer files                 | refreshed while served        |
+| sagrada:totals            | zset    | who counts          | the hashes below → their last change, ms  | a week after its last change  |
+| sagrada:totals:<scope>    | hash    | who counts          | metric and labels → the fleet's count     | a week after its last change  |
+|                           |         |                     | (wire/totals.py)                          |                               |
+| sagrada:counted:<id>      | hash    | who counts          | the same of one process, as it last said  | a day after its last change   |
+| sagrada:streams:<gateway> | string  | gateway             | open streams of a gateway process         | unless said again in 15 s     |
 | sagrada:secret            | string  | the first gateway   | key of the idempotency HMAC               | never                         |
 | sagrada:apikeys           | hash    | `sagrada keys`      | key id → one msgpack map: wire/apikeys.py | never; bounded                |
 | sagrada:rate:<key id>     | hash    | gateway             | what that key has used: wire/rates.py     | when nothing of it is used    |
@@ -36,7 +41,9 @@ All are on one node: kombu knows no Redis Cluster, and the index of open jobs is
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 
 PREFIX = "sagrada:"
 QUEUE_PREFIX = "sagrada."
@@ -50,6 +57,7 @@ WORKERS = PREFIX + "workers"
 OPEN = PREFIX + "open"
 GATEWAYS = PREFIX + "gateways"
 SECRET = PREFIX + "secret"
+TOTALS = PREFIX + "totals"
 API_KEYS = PREFIX + "apikeys"
 
 
@@ -97,6 +105,21 @@ def worker_key(boot: str) -> str:
 def blob_key(digest: str) -> str:
     """A content-addressed blob; `digest` is SHA-256 in hex."""
     return f"{PREFIX}blob:{digest}"
+
+
+def totals_key(scope: Sequence[str]) -> str:
+    """What is counted for a model, or a model's worker, or with an empty scope for none."""
+    return f"{TOTALS}:{json.dumps(scope, ensure_ascii=False, separators=(',', ':'))}"
+
+
+def counted_key(process: str) -> str:
+    """What one process has said of its counts."""
+    return f"{PREFIX}counted:{process}"
+
+
+def streams_key(gateway: str) -> str:
+    """How many streams a gateway process holds."""
+    return f"{PREFIX}streams:{gateway}"
 
 
 def rate_key(key_id: str) -> str:

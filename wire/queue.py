@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redis.exceptions import NoScriptError
 
 from wire.job import DEFAULT_PRIORITY, MAX_PRIORITY, MIN_PRIORITY
-from wire.keys import queue_keys, unacked_key
+from wire.keys import job_key, queue_keys, unacked_key
 from wire.scripts import EVEN_IF_FULL, UNLESS_FULL, load
 
 if TYPE_CHECKING:
@@ -168,6 +168,19 @@ class TaskQueue:
         if not recent:
             return None
         return sum(recent.values()) / max(1.0, (now - min(recent) * PERIOD_MS) / 1000)
+
+    def age(self, most: int = 100) -> float:
+        """Seconds that the one that has waited longest has waited, of those that are taken next; 0 if nothing waits.
+
+        Of the others none can be older by more than its priority and its tenant's turns have kept it back.
+        """
+        pipe = self.redis.pipeline(transaction=False)
+        for task in self.peek(most):
+            pipe.hget(job_key(task), "created")
+        pipe.time()
+        *created, time = pipe.execute()
+        known = [int(at) for at in created if at]  # a plain producer's job has no record before it is begun
+        return max(0.0, (milliseconds(time) - min(known)) / 1000) if known else 0.0
 
     def peek(self, most: int = 10) -> list[str]:
         """The ids of the tasks that are taken next."""

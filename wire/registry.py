@@ -30,6 +30,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Its boot id; a lost lease brings a new one."""
     name: str
     """The Celery node name."""
+    place: str = ""
+    """The host, or the host and the card: the same after a restart."""
     model: str
     """The served model's name."""
     queue: str
@@ -49,6 +51,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 0
     """Sequences that it runs at once."""
     running: int = 0
+    max_tokens: int = 0
+    """Tokens that those may come to, prompts included."""
     free: int = 0
     """Jobs it would take now."""
     most_unlogged: int = 0

@@ -52,6 +52,10 @@ class Claimed:
     """The engine that ran it last died, and no other has added a token since."""
     alone: bool = False
     """A suspect that had added nothing when that engine died, either: no other may be tried with it."""
+    age: int = 0
+    """Milliseconds since it was submitted."""
+    begun: int = 0
+    """Milliseconds since it was claimed first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +70,11 @@ class Poisoned:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyTerminal:
-    """The job has ended, maybe in this very claim (its deadline passed): store the result, ack."""
+    """The job has ended: store the result, ack."""
 
     record: Record
+    just_now: bool = False
+    """It was this claim that ended it: its deadline had passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,11 @@ class Stopped(NamedTuple):
     boot: str
     """Whose channel to tell; empty: nobody runs it, remove its message from record.queue."""
     record: Record
+
+    @property
+    def unbegun(self) -> bool:
+        """Whether this call ended a job that no worker had begun: then nobody else counts its end."""
+        return self.changed and not self.record.started
 
 
 def parse_submit(reply: Any) -> tuple[bool, Record]:
@@ -107,13 +118,13 @@ def parse_claim(reply: Any, claim: str) -> ClaimReply:
                 "leave it for a newer worker"
             )
         case b"terminal":
-            return AlreadyTerminal(cast(Record, parse_record(reply[1])))
-    verdict, attempt, deadline, body, events, suspect = reply
+            return AlreadyTerminal(cast(Record, parse_record(reply[1])), len(reply) > 2)
+    verdict, attempt, deadline, body, events, suspect, age, begun = reply
     job = decode_job(body)
     tokens = tuple(event for event in map(decode_event, events) if isinstance(event, Token))
     if verdict == b"poisoned":
         return Poisoned(job, attempt, claim, tokens)
-    return Claimed(job, attempt, deadline, claim, tokens, suspect > 0, suspect > 1)
+    return Claimed(job, attempt, deadline, claim, tokens, suspect > 0, suspect > 1, age, begun)
 
 
 def parse_append(reply: Any) -> Outcome:

@@ -75,6 +75,8 @@ class Assignment:
     """The running claim's own id: a repetition after a lost reply is known by it."""
     generation: Generation | None = None
     """Present from the claim on."""
+    begun: bool = False
+    """Whether this process has claimed it."""
     numbers: dict[int, int] = field(default_factory=dict)
     """Of its sequences in the engine: number there → choice."""
     occupies: bool = True

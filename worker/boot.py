@@ -37,6 +37,8 @@ BATCH = 500
 class Stats:
     """Counts since the process began."""
 
+    renewed: int = 0
+    """Times that the lease was renewed."""
     lost: int = 0
     """Leases of this process that ended while it lived."""
     adopted: int = 0
@@ -217,7 +219,10 @@ class Boot:
 
     def counters(self) -> dict[str, int]:
         """The stats as a map."""
-        return asdict(replace(self.stats, lost=self._lease.lost, adopted=self._deliveries.adopted))
+        lease = self._lease
+        return asdict(
+            replace(self.stats, renewed=lease.renewed, lost=lease.lost, adopted=self._deliveries.adopted)
+        )
 
     def start(self) -> None:
         """Begin to live; does not wait for Redis."""

@@ -26,6 +26,8 @@ class Candidate:
         self.seed = seed
         self.allowed = 0
         """Tokens that the engine has been told it may have."""
+        self.heard = 0.0
+        """When its last token came, monotonic seconds; 0: none has come to this process."""
         self.tokens: list[Token] = []
         self.ids: list[int] = []
         self._text = TextStream(tokenizer, prompt, params, eos_ids)

@@ -6,11 +6,13 @@ import logging
 import time
 from functools import partial
 
+from redis.exceptions import ResponseError
+
 from wire.commands import count_command, refuse_command, release_command
 from wire.errors import JobNotFound, NewerWireVersion, SagradaError
 from wire.job import Job
 from wire.ledger import new_claim_id
-from wire.replies import AlreadyTerminal, Claimed, ClaimReply, Gone, Poisoned
+from wire.replies import AlreadyTerminal, Claimed, ClaimReply, Gone, Poisoned, parse_stopped
 from wire.resp import Reply
 from worker.assignment import Assignment, Broken, Returned
 from worker.clerk import Clerk
@@ -104,7 +106,10 @@ class Claims:
         )
         self._errands.ask(command, self._refused, assignment)
 
-    def _refused(self, assignment: Assignment, _: Reply) -> None:
+    def _refused(self, assignment: Assignment, reply: Reply) -> None:
+        stopped = None if isinstance(reply, ResponseError) else parse_stopped(reply)
+        if stopped and stopped.changed:
+            self._desk.meter.refused()
         if assignment.verdict:
             self._desk.settle(assignment, assignment.verdict)
 
@@ -118,6 +123,8 @@ class Claims:
             case Poisoned(job=job):
                 self._desk.fail(assignment, self._generation(assignment, reply, job), _POISON)
             case AlreadyTerminal(record=record):
+                if reply.just_now and not record.started:
+                    self._desk.meter.expired_unbegun()
                 self._desk.settle(assignment, by_record(record))
             case Gone():
                 self._desk.counters["gone"] += 1
@@ -142,11 +149,14 @@ class Claims:
     def _generation(self, assignment: Assignment, claimed: Claimed | Poisoned, job: Job) -> Generation:
         assert self.shop, "jobs are claimed only when there is an engine"
         self._desk.counters["resumed"] += claimed.attempt > 1
+        assignment.begun = True
         assignment.generation = Generation(claimed, job, self.shop.tokenizer, self.shop.ready.eos_ids)
         return assignment.generation
 
     def _begin(self, assignment: Assignment, claimed: Claimed, job: Job) -> None:
         generation = self._generation(assignment, claimed, job)
+        if claimed.attempt == 1:
+            self._desk.meter.begun(job, of_a_producer=assignment.body is not None)
         assignment.suspect, assignment.alone = claimed.suspect, claimed.alone
         if assignment.verdict:
             self._desk.fail(assignment, generation, "the time limit passed before the job was begun")

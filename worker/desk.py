@@ -20,6 +20,7 @@ from worker.assignment import (
 )
 from worker.generation import Generation
 from worker.link import Abort, Admit, Allow, ToEngine
+from worker.meter import Meter
 from worker.roster import Roster
 
 AHEAD = 256
@@ -43,8 +44,8 @@ COUNTED: dict[type[Verdict], str] = {
 class Desk:
     """`send` reaches the engine; `made_room` is called when more jobs could come."""
 
-    def __init__(self, send: Callable[[ToEngine], None], made_room: Callable[[], None]) -> None:
-        self.roster = Roster()
+    def __init__(self, send: Callable[[ToEngine], None], made_room: Callable[[], None], meter: Meter) -> None:
+        self.roster, self.meter = Roster(), meter
         self.counters: Counter[str] = Counter()
         self._send, self._made_room = send, made_room
 
@@ -117,5 +118,7 @@ class Desk:
         self.leave(assignment)
         self.roster.remove(assignment)
         self.counters[COUNTED[type(verdict)]] += 1
+        if assignment.begun:
+            self.meter.settled(verdict)
         assignment.generation = None  # a timer may hold the assignment for hours
         assignment.settle(verdict)

@@ -64,6 +64,33 @@ class Raised:
         raise self.error
 
 
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A launched step."""
+
+    batch: Batch
+    pending: Pending
+    launched: float
+    """Monotonic seconds."""
+    choosing: float
+    """Seconds that its sequences were being chosen."""
+
+    def work(self, began: float, read: float, settled: float, raised: bool = False) -> frames.Work:
+        """How it went: it had the device from `began` on, monotonic seconds as the others."""
+        return frames.Work(
+            phase=self.batch.step.bucket.phase,
+            sequences=len(self.batch.sequences),
+            used=self.batch.used,
+            padding=self.batch.padding,
+            joining=self.batch.joining,
+            choosing=self.choosing,
+            device=read - max(began, self.launched),
+            settling=settled - read,
+            whole=settled - self.launched,
+            raised=raised,
+        )
+
+
 class StepLost(RuntimeError):
     """An earlier step has raised while this one was being launched, and took what it stands on away."""
 
@@ -83,10 +110,12 @@ class Engine:
             self.tally.histogram,
         )
         self._sequences: dict[int, Sequence] = {}
-        self._launched: deque[tuple[Batch, Pending]] = deque()
+        self._launched: deque[Flight] = deque()
         self._launching: Batch | None = None
         self._constraints = Constraints(runner.info.folder, runner.info.vocab_size, runner.info.eos_ids)
         self._steps = self._raises = 0
+        self._read_at = 0.0
+        self._works: list[frames.Work] = []
         self._held = False
         """Whether all that is left to run waits until the parent allows it more tokens."""
 
@@ -97,9 +126,10 @@ class Engine:
 
     def turn(self) -> None:
         """Launch one step, and settle one if no more may be launched."""
+        began = time.monotonic()
         batch = self.scheduler.schedule()
         if batch is not None:
-            self.launch(batch)
+            self.launch(batch, time.monotonic() - began)
         self._held = batch is None and not self._launched
         if self._launched and (batch is None or len(self._launched) >= self.runner.depth):
             self.settle()
@@ -139,8 +169,9 @@ class Engine:
         self.scheduler.plan = self.runner.plan
         return True
 
-    def launch(self, batch: Batch) -> None:
+    def launch(self, batch: Batch, choosing: float = 0.0) -> None:
         """Start the step. If that raises, its result is the error: those before it are not to blame."""
+        launched = time.monotonic()
         self.beat.mark(max(self.patience, SLOW * self.runner.seconds(batch.step.bucket)))
         try:
             for sequence in batch.opened:
@@ -149,13 +180,13 @@ class Engine:
             self._launching = batch
             constrained = any(s.matcher for s in batch.sampling if s)
             pending = self.runner.launch(batch.step, partial(self.allowed, batch) if constrained else None)
-            self._launched.append((batch, pending))
+            self._launched.append(Flight(batch, pending, launched, choosing))
         except StepLost:
             pass
         except RunnerBroken:
             raise
         except Exception as error:  # `settle` deals with it in its turn
-            self._launched.append((batch, Raised(error)))
+            self._launched.append(Flight(batch, Raised(error), launched, choosing))
         finally:
             self._launching = None
 
@@ -172,14 +203,18 @@ class Engine:
 
     def settle(self) -> None:
         """Wait for the oldest launched step and hand out what it gave, or find out who is to blame."""
-        batch, pending = self._launched.popleft()
+        flight = self._launched.popleft()
         try:
-            outcome = pending.read()
+            outcome = flight.pending.read()
         except Exception as error:  # whatever a model raises costs one sequence, not the engine
-            self.raised(batch, error)
+            self._works.append(flight.work(flight.launched, flight.launched, flight.launched, raised=True))
+            self.raised(flight.batch, error)
             return
+        began, self._read_at = self._read_at, time.monotonic()
         self._steps, self._raises = self._steps + 1, 0
-        self.hand_out(self.scheduler.settle(batch, outcome))
+        settled = self.scheduler.settle(flight.batch, outcome)
+        self._works.append(flight.work(began, self._read_at, time.monotonic()))
+        self.hand_out(settled)
 
     def raised(self, batch: Batch, error: Exception) -> None:
         """Find out who is to blame, and say so; RunnerBroken if it looks like nobody.
@@ -191,7 +226,7 @@ class Engine:
         self._raises += 1
         if self._raises >= MOST_RAISES:
             raise RunnerBroken(f"{self._raises} steps in a row have raised, at last {sentence(error)}")
-        later = [after for after, _ in self._launched]
+        later = [after.batch for after in self._launched]
         later += [self._launching] if self._launching else []
         self._launched.clear()
         self._launching = None
@@ -222,8 +257,13 @@ class Engine:
                     free_blocks=self.scheduler.pool.free_blocks,
                     steps=self._steps,
                     compilations=self.runner.compilations,
+                    prompt_tokens=self.scheduler.prompt_tokens,
+                    prefix_hit_tokens=self.scheduler.hit_tokens,
+                    preemptions=self.scheduler.preemptions,
+                    works=self._works,
                 )
             )
+            self._works = []
 
     def admit(self, frame: frames.Admit) -> None:
         """Take in a sequence and its siblings, or refuse them with a sentence."""

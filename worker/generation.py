@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from time import monotonic
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -31,6 +32,11 @@ class Generation:
         self.claim = claimed.claim
         self.deadline = claimed.deadline if isinstance(claimed, Claimed) else 0
         """Redis time in ms."""
+        age, begun = (claimed.age, claimed.begun) if isinstance(claimed, Claimed) else (0, 0)
+        self.submitted, self.begun = monotonic() - age / 1000, monotonic() - begun / 1000
+        """When it was submitted and first claimed: by Redis's clock, told in this process's."""
+        self.silent = not claimed.tokens
+        """Whether no token of it has come yet."""
         self.prompt = job.ids or ()
         self.entries: list[Entry] = [entry(token) for token in claimed.tokens]
         self.sent = len(self.entries)

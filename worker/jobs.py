@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from time import monotonic
 
 from redis.exceptions import ResponseError
 
@@ -14,7 +15,7 @@ from wire.commands import cancel_command, expire_command, record_command, releas
 from wire.record import parse_record
 from wire.replies import parse_stopped
 from wire.resp import Reply
-from worker.assignment import Assignment, Left, Returned, Verdict
+from worker.assignment import Assignment, Left, Returned, Verdict, Withdrawn
 from worker.claims import Claims
 from worker.clerk import Clerk, Fate
 from worker.config import Config
@@ -23,6 +24,7 @@ from worker.doubts import Doubts
 from worker.errands import Errands
 from worker.intake import Intake, Shop
 from worker.link import PromptScored, SequenceFailed, Stepped, ToEngine
+from worker.meter import Meter
 from worker.pipeline import Away
 from worker.verdict import by_end, by_record
 
@@ -39,8 +41,10 @@ class Jobs:
         intake: Intake,
         send: Callable[[ToEngine], None],
         made_room: Callable[[], None],
+        meter: Meter,
     ) -> None:
-        self._desk = Desk(send, made_room)
+        self.meter = meter
+        self._desk = Desk(send, made_room, meter)
         self.roster, self.counters = self._desk.roster, self._desk.counters
         self.most_unlogged = 0
         """Tokens of one job that the engine was ahead of its log, at most so far."""
@@ -75,6 +79,8 @@ class Jobs:
         """Celery wants it stopped: handed over without blame, or for good (the ledger is told by `cancel`)."""
         if assignment not in self.roster.held:
             return
+        if assignment.begun and not hand_over:
+            self.meter.settled(Withdrawn())
         if hand_over and assignment.generation:
             self._errands.tell(release_command(assignment.job_id, assignment.generation.attempt))
         self._desk.settle(assignment, Left())
@@ -119,6 +125,7 @@ class Jobs:
 
     def open(self, shop: Shop) -> None:
         """The engine is ready, and its tokenizer published."""
+        self.meter.open(shop.ready)
         self._claims.open(shop)
         self._made_room()
 
@@ -137,12 +144,14 @@ class Jobs:
 
     def stepped(self, frame: Stepped) -> None:
         """One step's tokens."""
-        left = set(frame.left)
+        left, now = set(frame.left), monotonic()
+        self.meter.worked(frame.works)
         for output in frame.outputs:
             assignment = self.roster.in_engine.get(output.seq)
             if assignment is None or assignment.generation is None:
                 continue  # aborted while the step ran
             choice = assignment.numbers[output.seq]
+            self.meter.token(assignment.generation, choice, now)
             ended = assignment.generation.push(choice, output.id, output.logprob, output.top)
             self.most_unlogged = max(self.most_unlogged, assignment.generation.unlogged)
             assignment.suspect = False
@@ -151,6 +160,8 @@ class Jobs:
                 self._desk.part(assignment, output.seq, abort=output.seq not in left)
             if assignment.generation.end:
                 self._desk.leave(assignment)
+        if frame.outputs:
+            self.meter.told(len(frame.outputs), monotonic() - now)
         for seq in left & self.roster.in_engine.keys():
             self.failed(SequenceFailed(seq=seq, error="the engine ended the sequence before its end"))
 
@@ -197,6 +208,7 @@ class Jobs:
             generation = assignment.generation
             assert generation, "only what is claimed is written"
             if fate is Fate.FINISHED:
+                self.meter.finished(generation)
                 self._desk.settle(assignment, assignment.verdict or by_end(generation))
             elif fate is Fate.FENCED:
                 self._doubts.add(assignment)

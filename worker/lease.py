@@ -23,6 +23,8 @@ class Lease:
         self.seconds = seconds
         self.lost = 0
         """Leases that ended while the process lived."""
+        self.renewed = 0
+        """Times that it was renewed while it was held."""
         self.registered = False
         self._boots = boots
         self._past: list[str] = []  # ids of ours that Redis has not been told yet to be dead
@@ -31,6 +33,7 @@ class Lease:
         """(Redis ms, whether the id is newly registered). Raises RedisError; then call it again."""
         if self.registered:
             if now := self._boots.renew(self.id, self.seconds):
+                self.renewed += 1
                 return now, False
             self._take_new_id()
         now = self._boots.register(self.id, self.seconds, self._past)

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from models.plan import Phase
 from wire.job import SamplingParams
 from worker.sequence import NO_BOUND
 
@@ -106,6 +107,29 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     """(id, logprob) of the likeliest tokens, as many as the job's `top_n`, likeliest first."""
 
 
+class Work(msgspec.Struct, frozen=True, array_like=True):
+    """How one step went; times in seconds."""
+
+    phase: Phase
+    sequences: int
+    used: tuple[int, int]
+    """What it was to run: tokens, or rows of a decode, and context blocks."""
+    padding: tuple[int, int]
+    """What its shape had beyond."""
+    joining: bool
+    """Whether it prefilled while others were decoding."""
+    choosing: float
+    """Until the scheduler had given it."""
+    device: float
+    """Until its tokens were there, from its launch or, if that was later, from the end of the step before."""
+    settling: float
+    """Until the scheduler had taken them in."""
+    whole: float
+    """From its launch until then."""
+    raised: bool = False
+    """It gave nothing; of its times none is known."""
+
+
 class Stepped(msgspec.Struct, frozen=True, tag="stepped", kw_only=True):
     """What one step gave. A sequence that reached its end (length, end-of-sequence) has left the engine after it."""
 
@@ -115,7 +139,14 @@ class Stepped(msgspec.Struct, frozen=True, tag="stepped", kw_only=True):
     free_slots: int
     free_blocks: int
     steps: int
+    """Since the engine began, as the next four."""
     compilations: int
+    prompt_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    """Those of them that were found in the prefix cache."""
+    preemptions: int = 0
+    works: list[Work] = []
+    """How it went, and those before it that gave no token."""
 
 
 class PromptScored(msgspec.Struct, frozen=True, tag="prompt_scored", kw_only=True):

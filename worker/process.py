@@ -15,9 +15,11 @@ from redis.exceptions import RedisError
 
 from models.environment import GAUDI_PLUGIN, recipes_folder
 from models.step import LoadSpec
+from wire.metrics import COUNTS
 from wire.owner import set_owner
 from wire.registry import Registry, WorkerInfo, WorkerState
 from wire.tokenizer import read_files
+from wire.totals import Account
 from worker.assignment import Assignment
 from worker.boot import Boot, connect
 from worker.clerk import Clerk
@@ -27,6 +29,7 @@ from worker.inbox import Inbox
 from worker.intake import Intake, Shop
 from worker.jobs import Jobs
 from worker.launcher import EngineProcess
+from worker.meter import Meter
 from worker.pipeline import Pipeline
 from worker.publisher import Publisher
 from worker.reconciler import Reconciler, Send
@@ -63,12 +66,16 @@ class WorkerProcess:
         self._end_process = gave_up
         self._redis = connect(config.redis_url, config.lease_seconds)
         self._registry = Registry(self._redis)
+        host = name.rpartition("@")[2]
+        self.meter = Meter(config.name, f"{host}-{seat.label}" if seat.label else host)
         self._error = ""
         self._started = time.time()
         self._publish_at = 0.0
         self._publishing = threading.Lock()
         self._publisher = self._make_publisher(made_room)
         self._reconciler = Reconciler(self._redis, config.result_ttl, send, self.boot)
+        tallies = (*self.meter.tallies, self._reconciler.tally)
+        self._accounts = [Account(self._redis, tally) for tally in tallies]
         self.boot.room = self.room
         self.boot.on_tick = self._tick
         self.boot.on_hint = lambda job_id: self._publisher.look_at([job_id])
@@ -91,7 +98,7 @@ class WorkerProcess:
                 cores=self.seat.cores,
             )
         )
-        jobs = Jobs(config, clerk, intake, supervisor.send, made_room)
+        jobs = Jobs(config, clerk, intake, supervisor.send, made_room, self.meter)
         return Publisher(jobs, inbox, pipeline, supervisor, intake, self._gave_up)
 
     def start(self) -> None:
@@ -133,6 +140,7 @@ class WorkerProcess:
         self.boot.leave()  # it stays the owner: Celery closes its channels later
         with self._publishing:
             self._publish_at = float("inf")
+            self._attempt(self._count)
             if not self._error:
                 self._attempt(lambda: self._registry.remove(self.boot.id))
 
@@ -165,8 +173,16 @@ class WorkerProcess:
         with self._publishing:
             if self._publish_at != float("inf"):
                 self._attempt(lambda: self._registry.publish(self.info(), FAILED_TTL if self._error else ttl))
+                self._attempt(self._count)
         if shop := self._publisher.jobs.shop:
             self._attempt(partial(self._keep_blob, shop))
+
+    def _count(self) -> None:
+        """Add what is new to the fleet's totals."""
+        counted = self.counters() | {"starts": 1}
+        self.meter.worker.update({COUNTS[name].name: value for name, value in counted.items()})
+        for account in self._accounts:
+            account.publish()
 
     def _keep_blob(self, shop: Shop) -> None:
         if not self._registry.touch_blob(shop.blob):
@@ -193,6 +209,7 @@ class WorkerProcess:
         return WorkerInfo(
             boot=self.boot.id,
             name=self.name,
+            place=self.meter.worker.scope[1],
             model=self.config.name,
             queue=self.config.task_queue,
             state=self.state,
@@ -200,6 +217,7 @@ class WorkerProcess:
             progress=publisher.supervisor.progress,
             error=self._error,
             running=len(publisher.jobs.roster.in_engine),
+            max_tokens=publisher.jobs.roster.max_tokens,
             free=self.room(),
             most_unlogged=publisher.jobs.most_unlogged,
             started=self._started,

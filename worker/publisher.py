@@ -35,6 +35,8 @@ WATCH = 0.25
 """Seconds between two looks at the engine's heartbeat."""
 MOST_ERRORS = 20
 """Turns in a row that fail unexpectedly before the process gives up: its jobs are better off elsewhere."""
+ENGINE_COUNTS = ("steps", "compilations", "prompt_tokens", "prefix_hit_tokens", "preemptions")
+"""What Stepped counts."""
 ENGINE_GRACE = 5.0
 """Seconds that the engine gets to free its device at the end."""
 
@@ -197,8 +199,8 @@ class Publisher:
     def _count(self, frame: Stepped) -> None:
         """The engine counts since its start; the process outlives engines."""
         before, self.stepped = self.stepped, frame
-        self.jobs.counters["steps"] += frame.steps - (before.steps if before else 0)
-        self.jobs.counters["compilations"] += frame.compilations - (before.compilations if before else 0)
+        for name in ENGINE_COUNTS:
+            self.jobs.counters[name] += getattr(frame, name) - (getattr(before, name) if before else 0)
 
     def _opened(self, answer: Shop | SagradaError) -> None:
         if isinstance(answer, SagradaError):

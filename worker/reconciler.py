@@ -22,6 +22,8 @@ from wire.job import Job
 from wire.ledger import Ledger
 from wire.open import Gateways, OpenJobs, Suspect, spread
 from wire.record import Record, parse_record
+from wire.replies import Stopped
+from wire.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ class Reconciler:
     def __init__(self, redis: Redis, result_ttl: float, send: Send, owner: Owner) -> None:
         """`redis` must return bytes, and is this thread's own."""
         self.counters: Counter[str] = Counter()
+        self.tally = Tally()
+        """Of jobs that it ended before any worker had begun them."""
         self._redis, self._send, self._owner = redis, send, owner
         self._doubtful: list[str] = []
         """Jobs to look at besides those that are due: is one said to be in this process's hands, and is not?"""
@@ -143,18 +147,23 @@ class Reconciler:
         try:
             if record.limit <= now:
                 self.counters["expired"] += 1
-                spread(self._redis, job_id, self._ledger.expire(job_id))
+                self._end(job_id, self._ledger.expire(job_id), "expired")
                 return True
             if record.gateway and record.gateway not in gateways:
                 self.counters["abandoned"] += 1
                 log.warning("job %s is cancelled: the gateway that held its connection is gone", job_id)
-                spread(self._redis, job_id, self._ledger.cancel(job_id))
+                self._end(job_id, self._ledger.cancel(job_id), "dropped")
                 return True
         except JobNotFound:
             return True
         if record.limit < now + 1000 * PAUSE:
             self._open.look_again(job_id, record.limit)
         return False
+
+    def _end(self, job_id: str, stopped: Stopped, how: str) -> None:
+        if stopped.unbegun:
+            self.tally.count("tgi_request_failure", f"err={how}")
+        spread(self._redis, job_id, stopped)
 
     def _queue_again(self, suspect: Suspect) -> None:
         try:

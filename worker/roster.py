@@ -93,6 +93,12 @@ class Roster:
         self._left += (made := there and bool(assignment.numbers))
         return made
 
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that those in the engine may come to, prompts included; may be asked from any thread."""
+        running = [a.generation for a in list(self.in_engine.values())]
+        return sum(len(g.prompt) + g.job.params.max_new_tokens for g in running if g)
+
     def release(self, assignment: Assignment) -> bool:
         """All have left the engine, or will never enter; whether room was made."""
         for number in list(assignment.numbers):

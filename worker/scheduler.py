@@ -50,6 +50,16 @@ class Batch:
     opened: tuple[Sequence, ...]
     forks: tuple[tuple[Sequence, ...], ...]
     """Of each row, the sequences that begin with its logits."""
+    used: tuple[int, int] = (0, 0)
+    """What of its bucket is no padding: tokens, or rows of a decode, and context blocks."""
+    joining: bool = False
+    """Whether it prefills while others decode."""
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """The rest."""
+        bucket, (x, blocks) = self.step.bucket, self.used
+        return bucket.x - x, bucket.blocks - blocks
 
     @property
     def rows(self) -> Iterator[tuple[Sequence, Row]]:
@@ -169,7 +179,7 @@ class Scheduler:
         decoding = [s for s in alive if s.decoding]
         if prefilling and not (decoding and self._prefilled):
             self._prefilled = True
-            return self._prefill(prefilling)
+            return replace(self._prefill(prefilling), joining=bool(decoding))
         self._prefilled = False
         return self._decode(decoding) if decoding else None
 
@@ -278,7 +288,8 @@ class Scheduler:
 
     def _prefill(self, prefilling: list[Sequence]) -> Batch:
         packed = pack(self.plan, prefilling)
-        self._histogram.count(packed.bucket.phase, packed.tokens, packed.blocks(self.plan))
+        used = packed.tokens, packed.blocks(self.plan)
+        self._histogram.count(packed.bucket.phase, *used)
         sequences, forks = [chunk.sequence for chunk in packed.chunks], []
         for sequence, count in ((chunk.sequence, chunk.count) for chunk in packed.chunks):
             last = sequence.cached + count == sequence.length
@@ -287,7 +298,7 @@ class Scheduler:
             self._chunk_row(chunk.sequence, chunk.count, fork)
             for chunk, fork in zip(packed.chunks, forks, strict=True)
         ]
-        return self._launch(packed.bucket, rows, sequences, forks)
+        return self._launch(packed.bucket, used, rows, sequences, forks)
 
     def _fork(self, leader: Sequence) -> tuple[Sequence, ...]:
         """Let those that follow it run on its blocks, which it has prefilled when its step is done."""
@@ -319,8 +330,9 @@ class Scheduler:
         rows = [self._row(sequence, (), 1) for sequence in chosen]
         widths = [len(row.blocks) for row in rows]
         blocks = sum(widths) if self.limits.layout == "flat" else max(widths)
-        self._histogram.count("decode", len(rows), blocks)
-        return self._launch(self.plan.decode(len(rows), blocks), rows, chosen, [()] * len(rows))
+        used = len(rows), blocks
+        self._histogram.count("decode", *used)
+        return self._launch(self.plan.decode(*used), used, rows, chosen, [()] * len(rows))
 
     def _of_one_width(self, decoding: list[Sequence]) -> list[Sequence]:
         """Deterministic: those whose bucket is that of who has waited longest."""
@@ -399,6 +411,7 @@ class Scheduler:
     def _launch(
         self,
         bucket: Bucket,
+        used: tuple[int, int],
         rows: Seq[Row],
         sequences: Seq[Sequence],
         forks: Seq[tuple[Sequence, ...]],
@@ -417,7 +430,7 @@ class Scheduler:
                 each.decoding = row.sample
                 each.unread += row.sample
         self._in_flight += 1
-        return Batch(step, tuple(sequences), tuple(opened), tuple(forks))
+        return Batch(step, tuple(sequences), tuple(opened), tuple(forks), used)
 
     def _accept(self, sequence: Sequence, token: Sampled) -> bool:
         """Take the oldest unread token in, unless the sequence had ended before it."""

@@ -1,9 +1,9 @@
 -- Begin the job's next attempt.
 -- ARGV: boot, claim id, most stalls, result ttl ms, version this process reads;
 --       then, if the message carried the job, what `create` reads.
--- Returns {'gone'}, {'newer', version}, {'terminal', fields},
+-- Returns {'gone'}, {'newer', version}, {'terminal', fields, 1 = ended by this very claim: its time was up},
 --         {'claimed' or 'poisoned', attempt, deadline, job, events so far,
---          1 = its last engine died, 2 = and it had added nothing there}.
+--          1 = its last engine died, 2 = and it had added nothing there, ms since its submission, ms since its start}.
 local boot, claim, most_stalls, keep, version = unpack(ARGV)
 
 local function answer(attempt, n, entries)
@@ -11,7 +11,8 @@ local function answer(attempt, n, entries)
   for i, entry in ipairs(entries) do events[i] = entry[2][2] end
   local verdict = number('stalls') >= tonumber(most_stalls) and 'poisoned' or 'claimed'
   local suspect = tonumber(get('suspect') or '') ~= n and 0 or number('stalls') > 0 and 2 or 1
-  return { verdict, attempt, number('deadline'), get('job'), events, suspect }
+  return { verdict, attempt, number('deadline'), get('job'), events, suspect, now() - number('created'),
+    now() - number('started') }
 end
 
 if not get('state') then
@@ -27,7 +28,7 @@ if get('claim') == claim then
 end
 if overdue() then
   stop('expired', keep)
-  return { 'terminal', record() }
+  return { 'terminal', record(), 1 }
 end
 
 local attempt, n = top()

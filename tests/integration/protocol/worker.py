@@ -32,6 +32,7 @@ from worker.inbox import Inbox
 from worker.intake import Shop
 from worker.jobs import Jobs
 from worker.link import Abort, Admit, Output, Ready, SequenceFailed, Stepped, ToEngine
+from worker.meter import Meter
 from worker.pipeline import Pipeline
 from worker.publisher import Publisher
 from worker.reaper import Reaper
@@ -163,7 +164,7 @@ class Worker:
         clerk = Clerk(self._pipeline, RESULT_TTL, QUEUE, lambda: self.boot.id)
         intake: Any = Intake()
         config = Config(queue=QUEUE, served_model_name="m", lease_seconds=LEASE, result_ttl=RESULT_TTL)
-        self.jobs = Jobs(config, clerk, intake, self.engine.send, lambda: None)
+        self.jobs = Jobs(config, clerk, intake, self.engine.send, lambda: None, Meter("m", "host"))
         supervisor: Any = self.engine
         self.publisher = Publisher(self.jobs, self.inbox, self._pipeline, supervisor, intake, self._give_up)
         self._connect_boot()

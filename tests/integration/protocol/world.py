@@ -207,7 +207,7 @@ class World(ABC):
         nothing: Any = None
         sender: Any = Sender(self.gateway_client())
         withdraw = partial(self._withdraw, client, ledger)
-        admission = Admission(config, client, ledger, nothing, sender, withdraw, nothing)
+        admission = Admission(config, client, ledger, nothing, sender, withdraw, nothing, nothing)
         try:
             admission._keep(job, QUEUE, "digest")
         except (RedisError, Unavailable):

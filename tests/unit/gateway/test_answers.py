@@ -17,7 +17,7 @@ from gateway.clock import Clock
 from gateway.config import Config
 from gateway.generation import failure
 from gateway.jobs import job_object
-from gateway.metrics import Requests, family
+from gateway.metrics import family
 from gateway.stream import frame
 from sagrada.embedded import free_port
 from wire.errors import (
@@ -105,10 +105,6 @@ def test_metrics_are_escaped() -> None:
     text = family("m", "gauge", "Help.", [({"l": 'a"b\\c\nd'}, 1.5), ({}, 2)])
     assert text == '# HELP m Help.\n# TYPE m gauge\nm{l="a\\"b\\\\c\\nd"} 1.5\nm 2\n'
     assert family("m", "gauge", "Help.", []) == ""
-    requests = Requests()
-    requests.count("GET /", 200)
-    requests.count("GET /", 200)
-    assert requests.samples() == [({"route": "GET /", "status": "200"}, 2)]
 
 
 def test_the_clock_calls_in_order_and_survives_faults() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -35,6 +35,7 @@ from worker.desk import AHEAD
 from worker.intake import Shop
 from worker.jobs import Jobs
 from worker.link import Abort, Admit, Allow, Output, SequenceFailed, Stepped, ToEngine
+from worker.meter import Meter
 from worker.pipeline import Away
 from worker.script import write_tokenizer
 
@@ -111,7 +112,9 @@ class Bench:
         self.sent: list[ToEngine] = []
         self.verdicts: dict[str, Verdict] = {}
         self.room = 0
-        self.jobs = Jobs(Config(), self.clerk, Intake(), self.sent.append, self._made_room)  # type: ignore[arg-type]
+        self.meter = Meter("m", "host")
+        clerk, intake = cast(Any, self.clerk), cast(Any, Intake())
+        self.jobs = Jobs(Config(), clerk, intake, self.sent.append, self._made_room, self.meter)
 
     def _made_room(self) -> None:
         self.room += 1
