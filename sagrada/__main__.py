@@ -42,7 +42,8 @@ def gateway_at(url: str, api_key: str | None) -> Iterator[Client]:
             yield client
     except ClientError as error:
         kind = NoAnswer if error.status in (0, 429, 503) else Refused
-        raise kind(str(error)) from error
+        hint = " (SAGRADA_API_KEY, or --api-key)" if error.status == 401 else ""
+        raise kind(f"{error}{hint}") from error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

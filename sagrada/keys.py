@@ -113,7 +113,7 @@ def _shown(key: ApiKey) -> dict[str, Any]:
 
 def _table(known: dict[str, ApiKey]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("id", "name", "tenant", "models", "requests/min", "tokens/min", "created", "revoked"):
+    for heading in ("id", "name", "tenant", "models", "req/min", "tokens/min", "created", "revoked"):
         table.add_column(heading, overflow="fold", justify="right" if heading.endswith("/min") else "left")
     for key_id, key in known.items():
         models = "all" if key.models is None else ", ".join(key.models)
@@ -125,7 +125,7 @@ def _table(known: dict[str, ApiKey]) -> Table:
 
 
 def _date(moment: float | None) -> str:
-    return "" if moment is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+    return "" if moment is None else time.strftime("%Y-%m-%d", time.localtime(moment))
 
 
 @keys.command()

@@ -15,6 +15,9 @@ from gateway.strict import Quirks
 from wire.events import Done, Token
 from wire.job import Usage
 
+FINGERPRINT = f"sagrada-{version()}"
+"""What OpenAI's clients tell two servers apart by."""
+
 _encode = msgspec.json.encode
 
 
@@ -39,7 +42,6 @@ class Answer(ABC):
         self.model = first.model.name
         if quirks.any_model and names_a_model(asked.model):
             self.model = asked.model or self.model
-        self.fingerprint = f"sagrada-{version()}"
         self.ends: dict[int, Done] = {}
         """How each job ended, by its place in the request."""
         options = asked.stream_options

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from gateway.generation import Generation
-from gateway.openai.answer import Answer
+from gateway.openai.answer import FINGERPRINT, Answer
 from gateway.openai.choice import Choice, call_id, markers_of, reason_of
 from gateway.openai.logprobs import of_chat
 from gateway.openai.request import ChatRequest
@@ -107,7 +107,7 @@ class ChatAnswer(Answer):
             id=self.id,
             created=self.created,
             model=self.model,
-            system_fingerprint=self.fingerprint,
+            system_fingerprint=FINGERPRINT,
             choices=choices,
             usage=self.no_usage,
         )
@@ -123,7 +123,7 @@ class ChatAnswer(Answer):
             id=self.id,
             created=self.created,
             model=self.model,
-            system_fingerprint=self.fingerprint,
+            system_fingerprint=FINGERPRINT,
             choices=[self._whole(index, end) for index, end in enumerate(ends)],
             usage=self.usage,
         )

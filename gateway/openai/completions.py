@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from gateway.generation import Generation
-from gateway.openai.answer import Answer
+from gateway.openai.answer import FINGERPRINT, Answer
 from gateway.openai.choice import reason_of
 from gateway.openai.errors import Invalid
 from gateway.openai.logprobs import LegacyTokens, joined
@@ -115,7 +115,7 @@ class CompletionAnswer(Answer):
             id=self.id,
             created=self.created,
             model=self.model,
-            system_fingerprint=self.fingerprint,
+            system_fingerprint=FINGERPRINT,
             choices=choices,
             usage=self.no_usage,
         )

@@ -30,7 +30,6 @@ CODES = {
     "validation": None,
     "malformed_json": None,
     "unauthorized": "invalid_api_key",
-    "too_many_requests": "rate_limit_exceeded",
 }
 """OpenAI's `code` for our error types; any other is its own."""
 
@@ -121,6 +120,8 @@ def error_of(status: int, sentence: str, kind: str, cause: Exception | None = No
     param, code = (cause.param, cause.code) if isinstance(cause, Invalid) else (None, CODES.get(kind, kind))
     if kind == "model_not_found":
         param = "model"
+    if isinstance(cause, errors.RateLimited):
+        code = "rate_limit_exceeded"
     return Error(
         message=sentence.removeprefix(errors.PREFIX["validation"]),
         type=TYPES.get(status, kinds),

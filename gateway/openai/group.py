@@ -12,8 +12,8 @@ import redis
 from gateway.exchange import Exchange
 from gateway.generation import DELETED, GONE_AWAY, Generation, headers, stream_headers
 from gateway.hub import HEARTBEAT
+from gateway.openai import errors
 from gateway.openai.answer import Answer, event
-from gateway.openai.errors import failure, streamed_failure
 from gateway.service import Gateway
 from gateway.stream import JSON, KEEP_ALIVE
 from gateway.subscriber import Subscriber
@@ -152,8 +152,13 @@ class Whole(Group):
         self.gateway.chore(self._send)
 
     def _send(self) -> None:
-        body = _encode(self.answer.whole())
-        self.exchange.answer(200, JSON | self._headers(), body)
+        try:
+            body, told = _encode(self.answer.whole()), JSON | self._headers()
+        except Exception as error:  # whatever it is, the client hears of it
+            refused = errors.answer(error)
+            self.exchange.answer(refused.status_code, JSON, refused.get_data())
+        else:
+            self.exchange.answer(200, told, body)
 
     def _headers(self) -> dict[str, str]:
         told = [
@@ -169,7 +174,7 @@ class Whole(Group):
             return None
 
     def _say(self, end: Terminal) -> None:
-        status, body = failure(end, self.gateway.quirks)
+        status, body = errors.failure(end, self.gateway.quirks)
         again = {"Retry-After": "1"} if end is GONE_AWAY else {}
         self.exchange.answer(status, JSON | again, body)
 
@@ -215,7 +220,7 @@ class Stream(Group):
         self._out += [*map(event, self.answer.closing()), DONE]
 
     def _say(self, end: Terminal) -> None:
-        self._out += [b"data: %b\n\n" % streamed_failure(end, self.gateway.quirks), DONE]
+        self._out += [b"data: %b\n\n" % errors.streamed_failure(end, self.gateway.quirks), DONE]
 
 
 def _summed(told: list[dict[str, str]]) -> dict[str, str]:

@@ -88,17 +88,11 @@ def accept(
     """All of them or none."""
     gateway.admit_stream()
     bounds = Bounds(stop_sequences=16, best_of=128, top_n_tokens=20, cut_to_fit=gateway.quirks.cut_to_fit)
-    accepted: list[Generation] = []
     try:
-        for job in jobs:
-            accepted.append(Generation(gateway.admission.accept(job, bounds=bounds, bound=True), began))
-    except Exception as error:
-        for generation in accepted:
-            gateway.cancel_soon(generation.accepted.job.id)
-        if isinstance(error, ValidationError):
-            raise of_wire(error, names) from None
-        raise
-    return accepted
+        accepted = gateway.admission.accept_all(jobs, bounds=bounds, bound=True)
+    except ValidationError as error:
+        raise of_wire(error, names) from None
+    return [Generation(each, began) for each in accepted]
 
 
 def tell(gateway: Gateway, told: Answer, stream: bool) -> Response:

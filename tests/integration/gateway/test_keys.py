@@ -294,7 +294,8 @@ def test_the_client_and_the_command_line_bring_their_key(ann: Person, bob: Perso
         stranger = sagrada(command, made.stdout.strip(), key=bob.key)
         assert stranger.exit_code == 1 and "there is no job" in stranger.output
     for key in ("", "wrong"):
-        assert sagrada("generate", "the cat", key=key).exit_code == 1
+        refused = sagrada("generate", "the cat", key=key)
+        assert refused.exit_code == 1 and "SAGRADA_API_KEY" in refused.output
 
 
 def test_no_secret_is_in_the_log(closed: GatewayProcess, ann: Person) -> None:

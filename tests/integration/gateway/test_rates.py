@@ -167,3 +167,28 @@ def test_a_body_of_several_prompts_is_one_request_and_costs_all_of_them(
     assert refused.status_code == 429 and len(list(redis.scan_iter("sagrada:{*}:job"))) == before
     tokens = told(refused, "tokens")
     assert tokens and tokens[1] >= 40, "all or nothing"
+
+
+def test_an_openai_client_hears_it_in_its_own_words(
+    urls: list[str], keys: ApiKeys, worker: FakeWorker
+) -> None:
+    key = keys.add("ann", requests_per_minute=1, tokens_per_minute=100)[1]
+
+    def complete(tokens: int, *prompts: str) -> httpx.Response:
+        body = {"prompt": prompts, "max_tokens": tokens}
+        return http.post(urls[0] + "/v1/completions", json=body, headers={"Authorization": f"Bearer {key}"})
+
+    never = complete(49, "the cat", "the mat")
+    assert never.status_code == 400 and "102 tokens" in never.json()["error"]["message"]
+    assert never.json()["error"]["param"] == "max_tokens"
+    granted = complete(3, "the cat", "the mat")
+    requests, tokens = told(granted, "requests"), told(granted, "tokens")
+    assert granted.status_code == 200 and requests and requests[1] == 0 and tokens and tokens[1] == 90
+    refused = complete(3, "the cat")
+    error = refused.json()["error"]
+    assert (refused.status_code, error["type"], error["code"]) == (
+        429,
+        "rate_limit_error",
+        "rate_limit_exceeded",
+    )
+    assert int(refused.headers["retry-after"]) >= 1 and told(refused, "requests")
