@@ -38,6 +38,7 @@ COMPOSE = (
     Setting("HF_TOKEN_FILE", "/dev/null", "file with the hub's access token, readable by uid 10001"),
     Setting("REDIS_GATEWAY_PASSWORD", "change-me-gateway", "of Redis's user `gateway`; letters and digits"),
     Setting("REDIS_WORKER_PASSWORD", "change-me-worker", "of Redis's user `worker`; letters and digits"),
+    Setting("REDIS_FLOWER_PASSWORD", "change-me-flower", "of Redis's user `flower`; letters and digits"),
     Setting("REDIS_PRODUCER_PASSWORD", "", "of Redis's user `producer`; default: there is no such user"),
     Setting("REDIS_SUBSCRIBER_PASSWORD", "", "of Redis's user `subscriber`; default: there is no such user"),
     Setting("REDIS_KEYS_PASSWORD", "", "of Redis's user `keys`, for `sagrada keys`; default: there is no such user"),
