@@ -7,6 +7,8 @@
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH       ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
+# Clients that come without what they ask for: pyproject.toml says why.
+CLIENTS     ?= text-generation==0.7.0 langchain-huggingface==1.2.3
 VENV        ?= .venv
 # The first Python that is new enough.
 PYTHON      ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.14,\
@@ -112,7 +114,8 @@ $(VENV)/.app: pyproject.toml $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.app
-	$(PIP) install -e '.[worker,cpu,embedded,dev]'
+	$(PIP) install -e '.[worker,cpu,embedded,dev,conformance]'
+	$(PIP) install --no-deps $(CLIENTS)
 	@touch $@
 
 $(OLD)/.dev: pyproject.toml $(OLD)/.torch

@@ -9,6 +9,7 @@ from gateway.auth import Gate
 from gateway.config import Config
 from gateway.cors import Cors
 from gateway.openai import routes as openai
+from gateway.openapi import routes as openapi
 from gateway.service import Gateway
 from gateway.tgi import routes as tgi
 from wire.apikeys import ApiKeys
@@ -23,6 +24,6 @@ def create_app(config: Config) -> tuple[Flask, Gateway]:
     Cors(config.cors_allow_origin).install(app)
     Gate(config, ApiKeys(gateway.redis)).install(app)
     rates.install(app)
-    for api in (jobs, tgi, openai, ops):
+    for api in (jobs, tgi, openai, ops, openapi):
         app.register_blueprint(api.blueprint(gateway))
     return app, gateway

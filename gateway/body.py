@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from flask import Flask, Request, Response, request
-from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge, RequestTimeout
 
 from gateway.errors import WrongContentType
 
@@ -25,7 +25,7 @@ DISCARD = 1 << 24
 
 
 def json_body(request: Request, most: int) -> bytes:
-    """The body, at most `most` bytes; WrongContentType, RequestEntityTooLarge, RequestTimeout."""
+    """The body, at most `most` bytes; WrongContentType, RequestEntityTooLarge, RequestTimeout, ClientDisconnected."""
     if not request.is_json:
         raise WrongContentType("send the body as JSON, with the header `Content-Type: application/json`")
     try:
@@ -70,6 +70,8 @@ def _read(request: Request, most: int) -> bytes:
     # Not request.get_data(): with a chunked body werkzeug cuts off silently where its limit is.
     stream = request.environ["wsgi.input"]
     body: bytes = stream.read(most + 1)
+    if len(body) < min(request.content_length or 0, most + 1):
+        raise ClientDisconnected("the body is shorter than its Content-Length says: the connection broke")
     if len(body) <= most:
         return body
     _skip(request, DISCARD, PATIENCE)

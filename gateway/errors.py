@@ -93,7 +93,9 @@ class Body(msgspec.Struct, frozen=True):
     """The one shape of an error, TGI's."""
 
     error: str
+    """A sentence: what is wrong, and what to do."""
     error_type: str
+    """Its kind, in a word."""
 
 
 def body(error: str, error_type: str) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, request
@@ -13,8 +12,8 @@ from gateway.auth import caller
 from gateway.body import json_body
 from gateway.clock import Timer
 from gateway.detach import hand_over, respond
-from gateway.errors import EXPIRED
 from gateway.exchange import Exchange
+from gateway.job_object import job_object
 from gateway.service import Gateway
 from gateway.stream import JSON, RETRY, SSE, JobStream, Waiting, frame
 from wire.errors import JobNotFound, ValidationError
@@ -31,41 +30,6 @@ POLL_AFTER = 1
 """Retry-After of a job that has not ended, seconds."""
 
 _PREFER = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)")
-
-
-def seconds(ms: int) -> float | None:
-    """Redis ms as Unix seconds; None for never."""
-    return ms / 1000 if ms else None
-
-
-def job_object(job_id: str, record: Record, position: int | None, wait: float | None) -> dict[str, Any]:
-    """The job as the API shows it; `wait`: seconds until it is taken, if that can be told."""
-    result, url = record.result, f"/jobs/{job_id}"
-    shown: dict[str, Any] | None = None
-    if result:
-        shown = {"text": result.text, "finish_reason": result.finish_reason, "seed": result.seed}
-        shown |= {"choices": result.choices} if result.choices else {}
-    return {
-        "id": job_id,
-        "object": "job",
-        "status": record.state,
-        "model": record.model,
-        "queue_position": position,
-        "estimated_wait": wait,
-        "created_at": seconds(record.created),
-        "started_at": seconds(record.started),
-        "completed_at": seconds(record.finished),
-        "result": shown,
-        "usage": record.usage if record.terminal else None,
-        "error": _error(record),
-        "urls": {"get": url, "stream": f"{url}/stream", "cancel": f"{url}/cancel"},
-    }
-
-
-def _error(record: Record) -> dict[str, str] | None:
-    if record.state == "failed":
-        return {"message": record.error, "type": record.error_type}
-    return {"message": EXPIRED, "type": "expired"} if record.state == "expired" else None
 
 
 def unknown(job_id: str) -> JobNotFound:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from importlib import metadata
-from typing import get_args
+from typing import Literal, get_args
 
+import msgspec
 import redis
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, request
 
 from gateway import errors
 from gateway.fleet import reason
 from gateway.metrics import CONTENT_TYPE, Sample, counted, family
 from gateway.service import LEAVING, Gateway
+from gateway.stream import JSON
 from wire.errors import ModelUnavailable
 from wire.queue import TaskQueue
 from wire.registry import WorkerInfo, WorkerState
@@ -44,12 +45,18 @@ GAUGES: dict[str, Gauge] = {
 }
 
 
-def version() -> str:
-    """The installed version of Sagrada."""
-    try:
-        return metadata.version("sagrada")
-    except metadata.PackageNotFoundError:  # run from the source tree
-        return "unknown"
+class Alive(msgspec.Struct, frozen=True):
+    """The gateway answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """A model is served."""
+
+    models: list[str]
+    """Those that are served now."""
+    status: Literal["ready"] = "ready"
 
 
 def unready(workers: list[WorkerInfo]) -> str:
@@ -115,7 +122,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/livez")
     def livez() -> Response:
-        return jsonify(status="alive")
+        return Response(msgspec.json.encode(Alive()), 200, JSON)
 
     @routes.get("/readyz")
     def readyz() -> Response:
@@ -124,7 +131,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
         workers = gateway.fleet.workers()
         if why := unready(workers):
             raise ModelUnavailable(why)
-        return jsonify(status="ready", models=sorted({w.model for w in workers if w.state == "serving"}))
+        ready = Ready(sorted({w.model for w in workers if w.state == "serving"}))
+        return Response(msgspec.json.encode(ready), 200, JSON)
 
     @routes.get("/metrics")
     def get_metrics() -> Response:

@@ -144,7 +144,7 @@ class Jobs:
 
     def stepped(self, frame: Stepped) -> None:
         """One step's tokens."""
-        left, now = set(frame.left), monotonic()
+        left, now, before = set(frame.left), monotonic(), self.counters["tokens"]
         self.meter.worked(frame.works)
         for output in frame.outputs:
             assignment = self.roster.in_engine.get(output.seq)
@@ -161,7 +161,7 @@ class Jobs:
             if assignment.generation.end:
                 self._desk.leave(assignment)
         if frame.outputs:
-            self.meter.told(len(frame.outputs), monotonic() - now)
+            self.meter.told(self.counters["tokens"] - before, monotonic() - now)
         for seq in left & self.roster.in_engine.keys():
             self.failed(SequenceFailed(seq=seq, error="the engine ended the sequence before its end"))
 

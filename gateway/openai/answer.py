@@ -10,8 +10,8 @@ from msgspec import UNSET, UnsetType
 
 from gateway.generation import Generation
 from gateway.openai.request import Sampling
-from gateway.ops import version
 from gateway.strict import Quirks
+from gateway.version import version
 from wire.events import Done, Token
 from wire.job import Usage
 
@@ -21,13 +21,13 @@ FINGERPRINT = f"sagrada-{version()}"
 _encode = msgspec.json.encode
 
 
-PLACEHOLDER = "tgi"
-"""What TGI's clients send as the model."""
+PLACEHOLDERS = frozenset({"", "tgi", "dummy"})
+"""What TGI's clients send as the model: its own word, and that of huggingface_hub where the model is an address."""
 
 
 def names_a_model(name: str | None) -> bool:
     """Whether the client wants a certain one."""
-    return name not in (None, "", PLACEHOLDER)
+    return name is not None and name not in PLACEHOLDERS
 
 
 class Answer(ABC):

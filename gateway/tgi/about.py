@@ -10,10 +10,11 @@ from flask import Response
 
 from gateway import errors
 from gateway.fleet import first_model
-from gateway.ops import unready, version
+from gateway.ops import unready
 from gateway.service import LEAVING, Gateway
 from gateway.stream import JSON
 from gateway.tgi.shapes import Info
+from gateway.version import version
 from wire.registry import WorkerInfo
 
 

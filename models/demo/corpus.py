@@ -20,17 +20,31 @@ SPECIAL_TOKENS = (TEXT_END, SYSTEM, USER, ASSISTANT, MESSAGE_END)
 
 CHAT_TEMPLATE = """\
 {{- bos_token }}
+{%- if tools %}
+    {{- '<|system|>Tools:' }}
+    {%- for tool in tools %}
+        {{- '\\n' + tool | tojson }}
+    {%- endfor %}
+    {{- '\\nTo call one: <tool_call>\\n{"name": "...", "arguments": {...}}\\n</tool_call><|end|>' }}
+{%- endif %}
 {%- for message in messages %}
-    {%- if message['role'] not in ('system', 'user', 'assistant') %}
-        {{- raise_exception('The demo model knows the roles system, user and assistant only.') }}
+    {%- if message['role'] not in ('system', 'user', 'assistant', 'tool') %}
+        {{- raise_exception('The demo model knows the roles system, user, assistant and tool only.') }}
     {%- endif %}
-    {{- '<|' + message['role'] + '|>' + message['content'] | trim + '<|end|>' }}
+    {{- '<|user|>' if message['role'] == 'tool' else '<|' + message['role'] + '|>' }}
+    {{- (message['content'] or '') | trim }}
+    {%- for call in message['tool_calls'] or [] %}
+        {{- '<tool_call>\\n{"name": "' + call['function']['name'] + '", "arguments": ' }}
+        {{- call['function']['arguments'] | tojson + '}\\n</tool_call>' }}
+    {%- endfor %}
+    {{- '<|end|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|assistant|>' }}
 {%- endif %}
 """
-"""The Jinja form of `render_chat`; a test holds the two together."""
+"""The Jinja form of `render_chat`; a test holds the two together. Tools are written as Hermes' models do, so that
+clients which send them can be tried: the model was taught none, and only a grammar makes it call one."""
 
 Role = Literal["system", "user", "assistant"]
 Turn = tuple[str, str]

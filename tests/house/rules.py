@@ -20,8 +20,10 @@ ARROWS: dict[str, frozenset[str]] = {
 
 THIRD_PARTY: dict[str, frozenset[str]] = {
     "wire": frozenset({"msgspec", "msgpack", "redis", "hiredis", "kombu", "tokenizers", "jinja2"}),
-    # kombu: celery's send raises its errors. werkzeug: flask's own.
-    "gateway": frozenset({"flask", "werkzeug", "gunicorn", "celery", "kombu", "msgspec", "redis"}),
+    # kombu: celery's send raises its errors. werkzeug: flask's own. flask_swagger_ui: for its files alone.
+    "gateway": frozenset(
+        {"flask", "flask_swagger_ui", "werkzeug", "gunicorn", "celery", "kombu", "msgspec", "redis"}
+    ),
     "worker": frozenset({"celery", "kombu", "redis", "msgspec"}),
     "models": frozenset(
         {

@@ -12,6 +12,7 @@ import pytest
 
 from models.demo import WEIGHTS
 from models.demo.corpus import SPECIAL_TOKENS, Message, render_chat
+from wire.tools import format_of
 
 torch = pytest.importorskip("torch", reason="the demo model needs torch to run")
 transformers = pytest.importorskip("transformers")
@@ -100,5 +101,22 @@ def test_chat_template_renders_what_the_model_was_trained_on(tokenizer: Any) -> 
 
 
 def test_chat_template_refuses_a_role_that_the_model_does_not_know(tokenizer: Any) -> None:
-    with pytest.raises(Exception, match="knows the roles system, user and assistant"):
-        tokenizer.apply_chat_template([{"role": "tool", "content": "4"}], tokenize=False)
+    with pytest.raises(Exception, match="knows the roles system, user, assistant and tool"):
+        tokenizer.apply_chat_template([{"role": "critic", "content": "4"}], tokenize=False)
+
+
+def test_chat_template_writes_tools_as_hermes_models_do(tokenizer: Any) -> None:
+    add = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}
+    messages = [
+        {"role": "user", "content": "What is 2 + 2?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "4"},
+    ]
+    rendered = tokenizer.apply_chat_template(
+        messages, tools=[add], tokenize=False, add_generation_prompt=True
+    )
+    said = '<|assistant|><tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 2}}\n</tool_call><|end|>'
+    assert f"{said}<|user|>4<|end|><|assistant|>" in rendered
+    assert rendered.startswith(tokenizer.bos_token + "<|system|>Tools:\n" + json.dumps(add))
+    assert format_of(tokenizer.chat_template).name == "hermes"

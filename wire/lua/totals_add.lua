@@ -14,6 +14,7 @@ for i = 5, #ARGV, 2 do
   end
 end
 
+redis.call('HSET', KEYS[1], 'at', now)  -- there also of one that has counted nothing yet
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[1])
 redis.call('ZADD', KEYS[3], now, ARGV[3])

@@ -114,6 +114,14 @@ def url(gateway: GatewayProcess, worker: FakeWorker) -> str:
 
 
 @pytest.fixture
+def brief(gateway: GatewayProcess, redis_url: str) -> Iterator[FakeWorker]:
+    """A worker whose every answer is short, whatever it is asked for."""
+    with FakeWorker(redis_url, step=0.0002, most=80) as fake:
+        sees_worker(gateway)
+        yield fake
+
+
+@pytest.fixture
 def narrow_url(narrow: GatewayProcess, worker: FakeWorker) -> str:
     return sees_worker(narrow)
 

@@ -74,10 +74,11 @@ class FakeWorker:
     "fail" in the prompt fails at once, "fail on" after two words.
     """
 
-    def __init__(self, redis_url: str, *, model: str = MODEL, step: float = 0.002) -> None:
+    def __init__(self, redis_url: str, *, model: str = MODEL, step: float = 0.002, most: int = 2048) -> None:
+        """`most`: tokens of prompt and answer together."""
         self.redis = Redis.from_url(redis_url)
         self.ledger, self.registry = Ledger(self.redis), Registry(self.redis)
-        self.model, self.step, self.word = model, step, "w"
+        self.model, self.step, self.word, self.most = model, step, "w", most
         self.words: dict[str, str] = {}
         """The word of a job that has one of its own."""
         self.pieces: list[str] | None = None
@@ -123,7 +124,7 @@ class FakeWorker:
             slots=64,
             running=len(self.running),
             max_input_tokens=64,
-            max_total_tokens=2048,
+            max_total_tokens=self.most,
             eos_ids=(EOS,),
             tokenizer=self.registry.put_blob(tokenizer_files()),
             started=1.0,

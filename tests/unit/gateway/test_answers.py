@@ -16,7 +16,7 @@ from gateway.app import create_app
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.generation import failure
-from gateway.jobs import job_object
+from gateway.job_object import job_object
 from gateway.metrics import family
 from gateway.stream import frame
 from sagrada.embedded import free_port
@@ -91,9 +91,9 @@ def test_a_job_object_without_result(state: State) -> None:
         error_type="generation",
     )  # fmt: skip
     shown = job_object("j", record, None, None)
-    assert shown["created_at"] == 1.5 and shown["started_at"] is None and shown["result"] is None
-    assert (shown["usage"] is None) == (state in ("queued", "in_progress"))
-    assert (shown["error"] is None) == (state not in ("failed", "expired"))
+    assert shown.created_at == 1.5 and shown.started_at is None and shown.result is None
+    assert (shown.usage is None) == (state in ("queued", "in_progress"))
+    assert (shown.error is None) == (state not in ("failed", "expired"))
 
 
 def test_a_digest_sees_content_not_form() -> None:
