@@ -35,7 +35,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # stays together, for its tests share a fleet.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: help install up test test-all chaos lint format bench clean
+.PHONY: help install up test test-all chaos images compose-check lint format bench clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -56,6 +56,14 @@ chaos: $(VENV)/.dev ## A storm of clients and faults, frozen workers, an overloa
 	$(RUN) tests.chaos.storm --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
 	$(RUN) tests.chaos.frozen --jobs 1000 --seed $(or $(SEED),1)
 	$(RUN) tests.chaos.overload --seconds 60 --times 5
+
+images: ## The one container that has everything, on the CPU: docker run -p 8080:80 sagrada --model-id demo
+	docker build -f deploy/worker-cpu.Dockerfile --build-arg TORCH_INDEX='$(TORCH_INDEX)' -t sagrada-worker-cpu .
+	docker build -f deploy/sagrada.Dockerfile -t sagrada .
+
+compose-check: ## docker compose up; then kill, scale and restart parts of it, and count what was lost; down
+	docker compose up --build --detach --wait
+	tests/deploy/check.sh; status=$$?; docker compose down; exit $$status
 
 lint: $(VENV)/.dev ## ruff, and mypy --strict over the rooms, tests and bench
 	$(RUN) ruff check .

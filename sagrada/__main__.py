@@ -17,8 +17,17 @@ from rich.console import Console
 from sagrada import __version__, show
 from sagrada.cards import run as run_cards
 from sagrada.client import Client, ClientError, Event, Job
-from sagrada.config import UpConfig, cards_option, gateway_options, room_environment, up_options
+from sagrada.config import (
+    UpConfig,
+    cards_option,
+    gateway_options,
+    launch_options,
+    room_environment,
+    up_options,
+    variables,
+)
 from sagrada.embedded import NoServer
+from sagrada.from_tgi import NotHere, translate
 from sagrada.keys import keys
 from sagrada.lock import DataDirInUse
 from sagrada.refusals import Interrupted, NoAnswer, Refused
@@ -65,6 +74,25 @@ def up(**settings: Any) -> None:
         raise Refused(str(error)) from error
 
 
+@main.command()
+@launch_options
+def launch(**given: str | tuple[str, ...] | None) -> None:
+    """Run the fleet with the flags and variables of text-generation-inference's launcher: the one-container image.
+
+    As `sagrada up`, whose variables work too; gateway and workers log here, and no sample is generated. A flag that
+    cannot be honoured is refused with what to use instead, and one that needs no honouring is passed over with a line.
+    """
+    said = {name: ",".join(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    flags = {f"--{name.replace('_', '-')}": value for name, value in said.items() if value}
+    try:
+        translated = translate(flags, variables())
+    except NotHere as error:
+        raise Refused(str(error)) from error
+    for note in translated.notes:
+        click.echo(note, err=True)
+    _become("sagrada", ("up", "--logs", "here", "--sample", "no"), translated.settings)
+
+
 _PASSED_ON: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -106,8 +134,9 @@ def plan(args: tuple[str, ...]) -> None:
     _become("models", ("plan", *args))
 
 
-def _become(room: str, args: tuple[str, ...]) -> NoReturn:
-    os.execve(sys.executable, [sys.executable, "-m", room, *args], room_environment())
+def _become(room: str, args: tuple[str, ...], settings: Mapping[str, str] | None = None) -> NoReturn:
+    """`settings`: variables over the environment."""
+    os.execve(sys.executable, [sys.executable, "-m", room, *args], {**room_environment(), **(settings or {})})
 
 
 def request_options(command: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from sagrada.client import DEFAULT_URL
+from sagrada.from_tgi import FLAGS, Flag
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +39,10 @@ class UpConfig:
     """Logs, lock and the embedded server's data."""
     drain_timeout: float
     lease_seconds: float | None
+    logs: str = "files"
+    """Where the children say what they say: `files` in the data folder, or `here`, where `up` itself does."""
+    sample: bool = True
+    """Whether the first thing that is generated is a sample for the terminal."""
     auth: str | None = None
     api_key: str | None = field(default=None, repr=False)
 
@@ -55,7 +60,7 @@ class UpConfig:
     def environment(self, redis_url: str) -> dict[str, str]:
         """A child's: this process's own, and over it every setting that was chosen."""
         chosen = {f.name: getattr(self, f.name) for f in fields(self)} | {"redis_url": redis_url}
-        ours = ("workers", "data_dir")
+        ours = ("workers", "data_dir", "logs", "sample")
         own = {name.upper(): str(v) for name, v in chosen.items() if v is not None and name not in ours}
         # Unbuffered: what a child said last must be in its log when it dies.
         return {**room_environment(), **own, "PYTHONUNBUFFERED": "1"}
@@ -72,6 +77,11 @@ def room_environment() -> dict[str, str]:
     if inherited := os.environ.get("PYTHONPATH"):
         paths.append(inherited)
     return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def variables() -> Mapping[str, str]:
+    """The environment as it is: for what translates other programs' variables into ours."""
+    return os.environ
 
 
 def default_data_dir() -> Path:
@@ -115,6 +125,24 @@ def asks_for_keys() -> bool:
 def cards_option(command: F) -> F:
     """--cards: a worker for each of them."""
     return click.option("--cards", envvar="CARDS")(command)  # `python -m worker --help` explains it
+
+
+def launch_options(command: F) -> F:
+    """The flags of TGI's launcher, in the order of its reference; their variables are read by sagrada.from_tgi."""
+    for flag in reversed(FLAGS):
+        names = (flag.name, *flag.aliases, *(("-p",) if flag.name == "--port" else ()))
+        how: dict[str, Any] = (
+            {"is_flag": False, "flag_value": "true"} if flag.switch else {"multiple": flag.several}
+        )
+        command = click.option(*names, flag.name[2:].replace("-", "_"), help=_fate(flag), **how)(command)
+    return command
+
+
+def _fate(flag: Flag) -> str:
+    taken = f"{flag.ours}." if flag.ours != flag.variable else ""
+    why = f"{flag.why[:1].upper()}{flag.why[1:]}." if flag.why else ""
+    said = {"taken": taken, "idle": "No effect.", "refused": "Refused."}[flag.fate]
+    return f"{said} {why}".strip()
 
 
 def up_options(command: F) -> F:
@@ -190,5 +218,17 @@ _UP: dict[str, dict[str, Any]] = {
     "--lease-seconds": {
         "type": click.FloatRange(min=0.5),
         "help": "Seconds after which a silent worker counts as dead and its jobs move on. Default: 5.",
+    },
+    "--logs": {
+        "type": click.Choice(("files", "here")),
+        "default": "files",
+        "show_default": True,
+        "help": "Where gateway and workers log: in files of --data-dir, or here, as a container's processes do.",
+    },
+    "--sample": {
+        "type": bool,
+        "default": True,
+        "show_default": True,
+        "help": "Stream one sample to the terminal when the model is ready.",
     },
 }

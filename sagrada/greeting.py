@@ -62,6 +62,8 @@ class Greeting(threading.Thread):
         info = client.info()
         seconds = time.monotonic() - self._began
         self._say(f"Ready after {seconds:.1f} s: {_described(info)}\n")
+        if not self._config.sample:
+            return
         if self._config.asks_for_keys and not self._config.api_key:
             self._say("It asks for keys: make one with `sagrada keys add NAME`, against the Redis above.")
             return

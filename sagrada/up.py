@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
@@ -32,7 +34,13 @@ class CannotStart(Exception):
 def run(config: UpConfig, console: Console) -> None:
     """Start the fleet, keep it running, and drain it on SIGINT, SIGTERM or SIGHUP. A second signal kills."""
     _check_port(config)
-    lock = DataDirLock(config.data_dir)
+    try:
+        lock = DataDirLock(config.data_dir)
+    except OSError as error:
+        raise CannotStart(
+            f"Cannot keep data in {config.data_dir}: {error.strerror}, as user {os.getuid()}. Let that user write "
+            "there, or choose another folder with --data-dir."
+        ) from error
     try:
         with signals() as told:
             Up(config, console, lock.fd, told).run()
@@ -69,17 +77,14 @@ class Up:
         if not (url := config.redis_url):
             self._redis = _embedded(config, self._lock_fd)
             url = self._redis.url
-        env, logs = config.environment(url), config.data_dir / "logs"
-        logs.mkdir(exist_ok=True)
+        env, logs = config.environment(url), _log_folder(config)
         names = ["gateway", *(f"worker-{n}" for n in range(1, config.workers + 1))]
         for name in names:
-            log = logs / f"{name}.log"
-            if log.exists():
-                log.replace(log.with_suffix(".log.1"))
             room = name.partition("-")[0]
+            log = _fresh(logs / f"{name}.log") if logs else None
             self._children.append(Child(name, [sys.executable, "-m", room], env, log))
             self._children[-1].start()
-        say(f"  gateway  {config.url}\n  redis    {public(url)}\n  logs     {logs}")
+        say(f"  gateway  {config.url}\n  redis    {public(url)}\n  logs     {logs or 'here'}")
 
     def _look_after(self) -> None:
         """Start again what has died."""
@@ -100,9 +105,10 @@ class Up:
         how = ended(status)
         # Before the first readiness a refusal is final: the model or a setting is wrong, and the person is watching.
         if status > 0 and not self._greeting.ready.is_set():
-            reason, words = self._greeting.reason() or "see its log", child.last_words()
-            raise CannotStart(f"{child.name} {how}: {reason}\nIts log, {child.log}, ends:\n{words}")
-        self._say(f"{child.name} {how}; its log is {child.log}.")
+            reason = self._greeting.reason() or "see its log"
+            words = f"\nIts log, {child.log}, ends:\n{child.last_words()}" if child.log else ""
+            raise CannotStart(f"{child.name} {how}: {reason}{words}")
+        self._say(f"{child.name} {how}{f'; its log is {child.log}' if child.log else ''}.")
 
     def _drain(self) -> None:
         """Gateway and workers first, together; Redis last, when nobody needs it any more."""
@@ -124,6 +130,22 @@ class Up:
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _log_folder(config: UpConfig) -> Path | None:
+    """Where each child has a file; None: they say what they say where this process does."""
+    if config.logs == "here":
+        return None
+    folder = config.data_dir / "logs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _fresh(log: Path) -> Path:
+    """The file of that name, what it held put aside."""
+    if log.exists():
+        log.replace(log.with_suffix(".log.1"))
+    return log
 
 
 def _check_port(config: UpConfig) -> None:

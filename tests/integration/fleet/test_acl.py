@@ -31,6 +31,7 @@ from wire.keys import (
     worker_key,
 )
 from wire.redis_url import client
+from wire.transport import broker_url
 
 ACL = Path(__file__).parents[3] / "deploy" / "redis" / "users.acl"
 QUEUE = "sagrada.scripted"
@@ -231,3 +232,29 @@ def test_with_sentinels_each_has_a_user_too(tmp_path: Path) -> None:
         ):
             stranger.ping()
         assert "no sentinel names a master" in str(error.value) and asker[2] not in str(error.value)
+
+
+def test_flower_sees_and_steers_workers_and_reads_no_job(fleet: Fleet, guarded: Guarded) -> None:
+    job, seen = submit(fleet), list[dict[str, Any]]()
+    with (
+        Celery(broker=broker_url(guarded.url("flower")), set_as_current=False) as app,
+        app.connection() as link,
+    ):
+        assert app.control.inspect(timeout=5).ping()
+        app.control.enable_events()
+        receiver = app.events.Receiver(link)
+
+        def see(event: dict[str, Any]) -> None:
+            seen.append(event)
+            receiver.should_stop = True
+
+        receiver.handlers["*"] = see
+        receiver.capture(timeout=30)
+        app.control.disable_events()
+    assert seen[0]["type"].startswith("worker-")
+    with client(guarded.url("flower")) as redis:
+        for key in (job_key(job), log_key(job), f"sagrada:q:{QUEUE}:msgs", SECRET):
+            with pytest.raises(NoPermissionError):
+                redis.dump(key)
+        with pytest.raises(NoPermissionError):
+            redis.publish(channel(job), "x")

@@ -230,3 +230,23 @@ def test_a_given_redis_is_used_and_left_alone(up: Up, redis_url: str) -> None:
     assert process.wait(TIMEOUT) == 0
     with Redis.from_url(redis_url) as redis:
         assert redis.ping()
+
+
+def test_as_a_container_s_main_process_it_logs_where_it_stands_and_generates_no_sample(up: Up) -> None:
+    process = up.start("--logs", "here", "--sample", "no")
+    up.says("demo on cpu in float32, Celery queue sagrada.demo")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(TIMEOUT) == 0, up.output
+    assert "Once upon a time" not in up.output
+    assert not (up.data / "logs").exists()
+    (up.folder / "refuse").touch()
+    assert up.start("--logs", "here", "--sample", "no").wait(TIMEOUT) == 1
+    assert "The model folder /nowhere does not exist." in up.output
+    assert "worker-1 ended with status 1: " in up.output and "Its log" not in up.output
+
+
+def test_a_folder_that_it_may_not_write_into_is_said(up: Up) -> None:
+    (up.folder / "file").touch()
+    assert up.start("--data-dir", str(up.folder / "file" / "data")).wait(TIMEOUT) == 1
+    assert f"Cannot keep data in {up.folder / 'file' / 'data'}: " in up.output
+    assert "choose another folder with --data-dir" in up.output
