@@ -35,7 +35,7 @@ READ = frozenset(
     f"GET {rule}"
     for rule in (
         "/", "/health", "/ping", "/livez", "/readyz", "/metrics", "/info", "/v1/models", "/v1/models/<path:name>",
-        "/docs", "/docs/<path:name>", "/openapi.json", "/api-doc/openapi.json",
+        "/docs", "/docs/<name>", "/openapi.json", "/api-doc/openapi.json",
     )
 )  # fmt: skip
 """Nobody's: they tell of the fleet, of no job."""
@@ -79,7 +79,9 @@ class Person:
         self, route: str, job: str = "", headers: dict[str, str] | None = None, **how: Any
     ) -> httpx.Response:
         method, _, rule = route.partition(" ")
-        path = rule.replace("<job_id>", job).replace("<path:name>", "swagger-ui.css")
+        path = (
+            rule.replace("<job_id>", job).replace("<path:name>", "fake").replace("<name>", "swagger-ui.css")
+        )
         key = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         return http.request(method, self.url + path, headers=key | (headers or {}), **how)
 
