@@ -131,7 +131,9 @@ def test_a_worker_s_messages_reach_another_when_it_is_killed(fleet: Fleet) -> No
 def test_a_producer_sends_and_reads_its_result(fleet: Fleet, guarded: Guarded) -> None:
     url = guarded.url("producer")
     app = Celery(broker=url, backend=url, set_as_current=False)
-    task = app.send_task("sagrada.generate", queue=QUEUE, kwargs={"inputs": "a", "parameters": {}})
+    task = app.send_task(
+        "sagrada.generate", queue=QUEUE, kwargs={"inputs": "a", "parameters": {"max_new_tokens": 20}}
+    )
     assert task.get(timeout=60)["finish_reason"]
     app.close()
 

@@ -108,6 +108,7 @@ def test_the_prompt_is_a_part_of_the_text_where_tgi_has_it_so(
         last = event(1, FIRST, f'"{prompt}w0 "'.encode())
         assert http.post(url + route, json=body).content == last
     else:
+        worker.step = 0.0  # as long as the model allows
         answer = http.post(url + route, json=body).content
         assert b'"generated_text":"%bw0 w1 ' % prompt.encode() in answer
 

@@ -23,7 +23,7 @@ from wire.commands import AlreadyTerminal, Claimed, Gone, Outcome, Poisoned
 from wire.errors import IdempotencyConflict, JobNotFound, NewerWireVersion
 from wire.events import Cancelled, Expired, Failed, Resumed, Started
 from wire.job import Job, SamplingParams, Usage, new_job_id
-from wire.keys import gone_key, job_key, log_key, result_key
+from wire.keys import OPEN, gone_key, job_key, log_key, result_key
 from wire.ledger import Ledger
 
 
@@ -72,7 +72,7 @@ def test_a_running_job_never_expires_and_a_finished_one_always_does(ledger: Ledg
     end, result = end_of(1)
     short.finish(job.id, attempt, end, result)
     until(lambda: not client.exists(job_key(job.id), log_key(job.id)))
-    assert client.keys("*") == []
+    assert client.keys(f"*{job.id}*") == [] and client.zscore(OPEN, job.id) is None
 
 
 def test_every_way_to_end_leaves_an_expiry(ledger: Ledger, redis: Redis) -> None:
