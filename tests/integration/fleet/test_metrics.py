@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,15 +115,28 @@ class Scraper:
         return now == value
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    server = EmbeddedServer(tmp_path / "redis", aof=False)
+@contextmanager
+def running_in(folder: Path) -> Iterator[Fleet]:
+    server = EmbeddedServer(folder / "redis", aof=False)
     server.start()
     env = {"SERVED_MODEL_NAME": "scripted", "GATEWAY_WORKERS": "2"}
-    with Fleet(server.url, tmp_path, model="scripted?step=0.005", gateways=2, env=env) as running:
+    with Fleet(server.url, folder, model="scripted?step=0.005", gateways=2, env=env) as running:
         everybody_knows(running.ready())
         yield running
     server.stop()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with running_in(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def unharmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """One for those that only look."""
+    with running_in(tmp_path_factory.mktemp("unharmed")) as running:
+        yield running
 
 
 def everybody_knows(fleet: Fleet) -> None:
@@ -229,9 +243,9 @@ def expressions() -> list[str]:
     return [expression.replace("$model", ".*") for expression in asked]
 
 
-def test_every_expression_finds_its_series(fleet: Fleet) -> None:
-    assert generate(fleet.url).status_code == 200
-    found = [(name, dict(labels)) for name, labels in scrape(fleet.url)]
+def test_every_expression_finds_its_series(unharmed: Fleet) -> None:
+    assert generate(unharmed.url).status_code == 200
+    found = [(name, dict(labels)) for name, labels in scrape(unharmed.url)]
     ours = expressions()
     assert len(ours) > 25
     for expression in ours:
@@ -244,11 +258,11 @@ def test_every_expression_finds_its_series(fleet: Fleet) -> None:
             assert all(by <= labels.keys() for labels in series) or by == {"err"}, expression
 
 
-def test_tgis_dashboard_finds_its_series(fleet: Fleet) -> None:
-    assert generate(fleet.url).status_code == 200
-    assert generate(fleet.url, "").status_code == 422
-    Scraper(fleet).until("tgi_request_failure", 1)
-    found = [(name, dict(labels)) for name, labels in scrape(fleet.url)]
+def test_tgis_dashboard_finds_its_series(unharmed: Fleet) -> None:
+    assert generate(unharmed.url).status_code == 200
+    assert generate(unharmed.url, "").status_code == 422
+    Scraper(unharmed).until("tgi_request_failure", 1)
+    found = [(name, dict(labels)) for name, labels in scrape(unharmed.url)]
     for histogram, wanted in TGI_HISTOGRAMS:
         for part in ("bucket", "sum", "count"):
             series = [
@@ -263,16 +277,16 @@ def test_tgis_dashboard_finds_its_series(fleet: Fleet) -> None:
         assert len([1 for n, _ in found if n == name]) == 1, name
 
 
-def test_the_page_has_all_of_them(fleet: Fleet) -> None:
+def test_the_page_has_all_of_them(unharmed: Fleet) -> None:
     page = (DEPLOY.parent / "docs" / "api.md").read_text()
     documented = set(re.findall(r"^\| `(\w+)` \| (?:counter|gauge|histogram) ", page, re.MULTILINE))
-    text = httpx.get(fleet.url + "/metrics", timeout=30).text
+    text = httpx.get(unharmed.url + "/metrics", timeout=30).text
     assert documented == set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
 
 
-def test_histograms_are_whole(fleet: Fleet) -> None:
-    assert generate(fleet.url).status_code == 200
-    found = scrape(fleet.url)
+def test_histograms_are_whole(unharmed: Fleet) -> None:
+    assert generate(unharmed.url).status_code == 200
+    found = scrape(unharmed.url)
     groups: dict[tuple[str, frozenset[tuple[str, str]]], dict[float, float]] = {}
     for (name, labels), value in found.items():
         if name.endswith("_bucket"):
