@@ -213,9 +213,9 @@ def test_counts_are_what_was_sent_and_never_fall(fleet: Fleet) -> None:
     assert total(found, "tgi_request_validation_duration_count") == 14
     assert total(found, "sagrada_time_to_first_token_seconds_count") == 15
     assert (
-        total(found, "sagrada_tokens_total") > 12 * 20 + 500
-    )  # a killed worker takes its last second's along
-    assert total(found, "tgi_request_skipped_tokens_count") > 12 * 20 + 500
+        total(found, "sagrada_tokens_total") > 12 * 20 + 200
+    )  # a killed worker takes its last seconds' along
+    assert total(found, "tgi_request_skipped_tokens_count") > 12 * 20 + 200
     assert total(found, "tgi_batch_inference_failure", method="decode") >= 1
     assert total(found, "sagrada_worker_starts_total") >= 2
     assert total(found, "sagrada_compilations_total") == 0

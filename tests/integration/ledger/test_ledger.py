@@ -317,7 +317,8 @@ def test_finished_jobs_leave_redis_as_they_found_it(redis: Redis) -> None:
     for _ in range(100):
         completed(ledger)
         ledger.cancel(submitted(ledger).id)
-    until(lambda: client.dbsize() == 0)
+    # A gateway of another file's tests may be beside it, with a few keys of its own.
+    until(lambda: not client.keys("sagrada:{*") and not client.exists(OPEN))
 
 
 def test_only_a_job_that_nobody_else_asked_for_can_be_withdrawn(ledger: Ledger, redis: Redis) -> None:
