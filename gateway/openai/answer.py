@@ -48,11 +48,6 @@ class Answer(ABC):
         self._tells_usage = options is not None and options.include_usage is True
 
     @property
-    def complete(self) -> bool:
-        """Whether every job has ended well."""
-        return len(self.ends) == len(self.generations)
-
-    @property
     def usage(self) -> Usage:
         """Of all jobs together."""
         usages = [self.used(end) for end in self.ends.values()]

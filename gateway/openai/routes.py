@@ -19,11 +19,11 @@ from gateway.openai.answer import Answer, names_a_model
 from gateway.openai.chat import ChatAnswer
 from gateway.openai.completions import CompletionAnswer, prompts_of
 from gateway.openai.errors import CHAT_NAMES, COMPLETION_NAMES, answer, of_wire
-from gateway.openai.group import Stream, Whole
 from gateway.openai.parameters import chat_parameters, completion_parameters
 from gateway.openai.prompt import Prompt, build
 from gateway.openai.request import ChatRequest, parse_chat, parse_completion
 from gateway.openai.shapes import TokenizedChat
+from gateway.openai.waits import Stream, Whole
 from gateway.service import Gateway
 from gateway.stream import JSON
 from gateway.tokens import tokens_of

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 import msgspec
 import redis
 
@@ -21,65 +19,50 @@ LOOK_BACK = 4096
 _encode = msgspec.json.Encoder().encode
 
 
-class Gathering(Waiting):
-    """Keeps a generation's tokens until its end."""
+class Whole(Waiting):
+    """A client of /generate: one answer, when the generation has ended."""
 
     bound = True
-
-    def __init__(self, gateway: Gateway, exchange: Exchange, generation: Generation) -> None:
-        super().__init__(gateway, exchange, generation.accepted.job.id)
-        self.generation = generation
-
-    def deliver(self, events: list[Event]) -> None:
-        """Gather tokens; then the end."""
-        for event in events:
-            if isinstance(event, Token):
-                self.generation.tokens.append(event)
-            elif isinstance(event, Done):
-                self.succeeded(event)
-            elif isinstance(event, Failed | Cancelled | Expired):
-                self.failed(event)
-
-    def vanished(self) -> None:
-        """Somebody deleted the job."""
-        self.failed(DELETED)
-
-    @abstractmethod
-    def succeeded(self, done: Done) -> None:
-        """All tokens are there."""
-
-    @abstractmethod
-    def failed(self, end: Terminal) -> None:
-        """There will be no answer."""
-
-
-class Whole(Gathering):
-    """A client of /generate: one answer, when the generation has ended."""
 
     def __init__(
         self, gateway: Gateway, exchange: Exchange, generation: Generation, *, listed: bool = False
     ) -> None:
         """`listed`: the answer is a list of one, as on POST /."""
-        super().__init__(gateway, exchange, generation)
+        super().__init__(gateway, exchange, generation.accepted.job.id)
+        self._generation = generation
         self._listed = listed
 
-    def succeeded(self, done: Done) -> None:
+    def deliver(self, events: list[Event]) -> None:
+        """Gather tokens; the end makes the answer."""
+        for event in events:
+            if isinstance(event, Token):
+                self._generation.tokens.append(event)
+            elif isinstance(event, Done):
+                self._succeed(event)
+            elif isinstance(event, Failed | Cancelled | Expired):
+                self._refuse(event)
+
+    def _succeed(self, done: Done) -> None:
         """Answer, in another thread: Redis is asked for times."""
         self.gateway.chore(lambda: self._send(done))
         self.gateway.hub.close(self)  # last: a drain ends when the hub is empty and the chores are done
 
     def _send(self, done: Done) -> None:
-        answer = details.generated(self.generation, done)
+        answer = details.generated(self._generation, done)
         try:
             record = self.gateway.ledger.record(self.job_id)
         except redis.RedisError:  # the answer is complete; only its timing headers would be better
             record = None
         body = _encode([answer] if self._listed else answer)
-        self.answer(200, body, headers(self.generation, done, record))
+        self.answer(200, body, headers(self._generation, done, record))
 
-    def failed(self, end: Terminal) -> None:
+    def _refuse(self, end: Terminal) -> None:
         """Answer with TGI's words for it."""
         self.answer(*failure(end), {"x-request-id": self.job_id})
+
+    def vanished(self) -> None:
+        """Somebody deleted the job."""
+        self._refuse(DELETED)
 
     def abandon(self) -> None:
         """The gateway goes: nobody would hear the end."""
