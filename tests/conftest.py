@@ -9,15 +9,14 @@ import pytest
 from redis import Redis
 
 from sagrada.embedded import EmbeddedServer
+from tests.support.servers import serving
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A server of this run's own, without an append-only file. Tests that stop Redis start another."""
-    server = EmbeddedServer(tmp_path_factory.mktemp("redis"), aof=False, flags=("--loglevel", "warning"))
-    server.start()
-    yield server
-    server.stop()
+    with serving(tmp_path_factory.mktemp("redis"), flags=("--loglevel", "warning")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from redis import Redis
 
-from sagrada.embedded import EmbeddedServer
 from tests.integration.gateway.conftest import GatewayProcess
 from tests.support.fleet import Fleet
 from tests.support.processes import until
+from tests.support.servers import serving
 from wire.apikeys import ApiKeys
 from wire.open import OpenJobs
 
@@ -51,13 +51,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One fleet for all tests of a process."""
     folder = tmp_path_factory.mktemp("conformance")
     (folder / "logs").mkdir()
-    server = EmbeddedServer(folder / "redis", aof=False)
-    server.start()
-    with Fleet(server.url, folder / "logs", model="demo", env=SETTINGS) as fleet:
-        with GatewayProcess(server.url, folder / "logs" / "closed.log", AUTH="keys") as closed:
-            fleet.ready()
-            yield Served(fleet.url, closed.url, fleet.redis)
-    server.stop()
+    with (
+        serving(folder / "redis") as server,
+        Fleet(server.url, folder / "logs", model="demo", env=SETTINGS) as fleet,
+        GatewayProcess(server.url, folder / "logs" / "closed.log", AUTH="keys") as closed,
+    ):
+        fleet.ready()
+        yield Served(fleet.url, closed.url, fleet.redis)
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from sagrada.embedded import EmbeddedServer
 from tests.integration.fleet.phases import SETTINGS, Hall
 from tests.support.fleet import Fleet
+from tests.support.servers import serving
 
 
 @pytest.fixture(scope="package")
@@ -16,14 +16,14 @@ def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
     """Over a Redis of its own: other tests empty theirs."""
     folder = tmp_path_factory.mktemp("hall")
     (folder / "logs").mkdir()
-    server = EmbeddedServer(folder / "redis", aof=False)
-    server.start()
-    with Fleet(server.url, folder / "logs", model=f"scripted?control={folder}", env=SETTINGS) as fleet:
+    with (
+        serving(folder / "redis") as server,
+        Fleet(server.url, folder / "logs", model=f"scripted?control={folder}", env=SETTINGS) as fleet,
+    ):
         made = Hall(fleet, folder)
         made.pace(0)
         fleet.ready()
         yield made
-    server.stop()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from tests.integration.worker.workers import scripted
 from tests.support.fleet import Fleet
 from tests.support.full import full
 from tests.support.processes import until
+from tests.support.servers import serving
 from tests.support.sse import follow, text_of
 from wire.ledger import Ledger
 from wire.registry import Registry
@@ -27,10 +28,8 @@ LEASE = 3.0
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    server = EmbeddedServer(tmp_path / "redis", aof=False)
-    server.start()
-    yield server
-    server.stop()
+    with serving(tmp_path / "redis") as server:
+        yield server
 
 
 def body(number: int, tokens: int) -> dict[str, Any]:

@@ -16,10 +16,10 @@ import pytest
 from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
 
-from sagrada.embedded import EmbeddedServer
 from tests.support.fleet import Fleet
 from tests.support.processes import children, until
 from tests.support.promql import grouped_by, selectors
+from tests.support.servers import serving
 from wire.events import Token
 from wire.ledger import Ledger
 from wire.metrics import DURATIONS, METRICS
@@ -119,13 +119,13 @@ class Scraper:
 
 @contextmanager
 def running_in(folder: Path) -> Iterator[Fleet]:
-    server = EmbeddedServer(folder / "redis", aof=False)
-    server.start()
     env = {"SERVED_MODEL_NAME": "scripted", "GATEWAY_WORKERS": "2"}
-    with Fleet(server.url, folder, model="scripted?step=0.005", gateways=2, env=env) as running:
+    with (
+        serving(folder / "redis") as server,
+        Fleet(server.url, folder, model="scripted?step=0.005", gateways=2, env=env) as running,
+    ):
         everybody_knows(running.ready())
         yield running
-    server.stop()
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from models.step import Sampling
-from sagrada.embedded import EmbeddedServer
 from tests.support.fleet import Fleet
 from tests.support.processes import until
+from tests.support.servers import serving
 from worker.script import say
 
 SEEDS = {"alpha": 0, "beta": 1}
@@ -24,13 +24,10 @@ SEEDS = {"alpha": 0, "beta": 1}
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """One gateway; a worker of the model `alpha`, one of `beta`."""
     folder = tmp_path_factory.mktemp("models")
-    server = EmbeddedServer(folder / "redis", aof=False)
-    server.start()
-    with Fleet(server.url, folder, workers=0) as fleet:
+    with serving(folder / "redis") as server, Fleet(server.url, folder, workers=0) as fleet:
         for model, seed in SEEDS.items():
             start(fleet, model, f"scripted?step=0.002&seed={seed}")
         yield fleet.ready(2)
-    server.stop()
 
 
 def start(fleet: Fleet, model: str, model_id: str) -> Any:

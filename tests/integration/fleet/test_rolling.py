@@ -19,6 +19,7 @@ from sagrada.embedded import EmbeddedServer
 from tests.recorded.record import PROMPT, QUEUE, TOKENS
 from tests.support.fleet import Fleet
 from tests.support.processes import until
+from tests.support.servers import serving
 from tests.support.sse import follow, text_of
 from wire.codec import WIRE_VERSION
 from wire.keys import job_key
@@ -52,10 +53,8 @@ def put(redis: Any, file: Path) -> None:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
     """One of its own: what is left in it must be seen by nobody else."""
-    made = EmbeddedServer(tmp_path / "redis", aof=False)
-    made.start()
-    yield made
-    made.stop()
+    with serving(tmp_path / "redis") as made:
+        yield made
 
 
 def today(server: EmbeddedServer, logs: Path) -> Fleet:

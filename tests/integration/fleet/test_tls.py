@@ -11,20 +11,17 @@ from celery import Celery
 from redis import Redis
 from redis.exceptions import ConnectionError
 
-from sagrada.embedded import EmbeddedServer
 from tests.support.fleet import Fleet
 from tests.support.proxy import CERTIFICATE, Proxy
+from tests.support.servers import serving
 from tests.support.sse import follow
 
 
 @pytest.fixture
 def secure(tmp_path: Path) -> Iterator[str]:
     """The URL of a Redis that is reached over TLS only."""
-    server = EmbeddedServer(tmp_path / "redis", aof=False)
-    server.start()
-    with Proxy(server.port, tls=True) as proxy:
+    with serving(tmp_path / "redis") as server, Proxy(server.port, tls=True) as proxy:
         yield f"rediss://127.0.0.1:{proxy.port}/0?ssl_ca_certs={CERTIFICATE}"
-    server.stop()
 
 
 def test_a_fleet_serves_over_tls(secure: str, tmp_path: Path) -> None:

@@ -13,15 +13,14 @@ from tests.integration.worker.watch import assert_unbroken, progress, submit
 from tests.integration.worker.workers import Office
 from tests.support.processes import alive, until
 from tests.support.proxy import Proxy
+from tests.support.servers import serving
 from worker.desk import AHEAD
 
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    server = EmbeddedServer(tmp_path / "redis", aof=True)
-    server.start()
-    yield server
-    server.stop()
+    with serving(tmp_path / "redis", aof=True) as server:
+        yield server
 
 
 def test_broken_connections_begin_no_attempt(office: Office) -> None:
