@@ -46,7 +46,7 @@ WAYS = {
     "cancelled": Way("/jobs", "cancel", "cancelled"),
     "cancelled while somebody waits": Way("/jobs?wait=60", "cancel", "cancelled", '"status":"cancelled"'),
     "cancelled /generate": Way("/generate", "cancel", "cancelled", '"incomplete_generation"'),
-    "cancelled stream": Way("/generate_stream", "cancel", "cancelled", '"incomplete_generation"'),
+    "cancelled stream": Way("/generate_stream", "cancel", "cancelled", '"incomplete_generation_stream"'),
     "left /generate": Way("/generate", "leave", "cancelled"),
     "left stream": Way("/generate_stream", "leave", "cancelled"),
     "left wait": Way("/jobs?wait=60", "leave", "completed"),
