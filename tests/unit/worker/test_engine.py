@@ -20,8 +20,8 @@ from wire.grammar import Regex
 from wire.job import SamplingParams
 from wire.request import NO_WATERMARK
 from worker.beat import Beat
-from worker.engine import Engine
 from worker.link import Admit, Allow, FromEngine, Link, SequenceFailed, Stepped, Stop
+from worker.loop import Engine
 from worker.options import Options
 from worker.script import say, write_tokenizer
 from worker.scripted import Running, ScriptedRunner
