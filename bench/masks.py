@@ -23,6 +23,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from bench.hardware import hardware, spread
 from models import grammar as forms
 from models.grammar import Grammars, Matcher
+from wire.grammar import BLANKS
 from wire.tools import FORMATS, Tool, grammar_of
 
 END = "</s>"
@@ -42,7 +43,7 @@ SCHEMA = {
     "required": ["name", "age", "tags", "address"],
     "additionalProperties": False,
 }
-TOOLS = [Tool("search", json.dumps(SCHEMA)), Tool("book", '{"type":"object"}')]
+TOOLS = [Tool("search", json.dumps(SCHEMA)), Tool("book")]
 
 
 def write_tokenizer(path: Path, size: int) -> None:
@@ -69,8 +70,8 @@ def kinds() -> dict[str, str]:
     """What the rows follow, in llguidance's form."""
     hermes = next(row for row in FORMATS if row.name == "hermes")
     return {
-        "schema": forms.of_schema(json.dumps(SCHEMA)),
-        "any object": forms.of_schema('{"type":"object"}'),
+        "schema": forms.of_schema(json.dumps(SCHEMA), BLANKS),
+        "any object": forms.of_schema('{"type":"object"}', BLANKS),
         "regex": forms.of_regex(r"[a-z0-9.]{1,30}@([a-z]{2,12}\.){1,3}(com|org|net)"),
         "tools": forms.of_lark(grammar_of(TOOLS, hermes, {}, required=True).text),
     }

@@ -24,10 +24,6 @@ STEP_FUEL, STEP_ITEMS = 200_000, 20_000
 """What one mask may cost: some 15 ms. Within a long literal text it costs more than is counted: wire/grammar.py bounds
 those."""
 
-SPACE = r"[\x20\x0A\x0D\x09]{1,20}"
-"""What may stand between two parts of a JSON text: as much as indents it, and not so much that a model gets lost."""
-
-
 Compiled: TypeAlias = LLMatcher
 """A grammar at its beginning, to be copied for each sequence."""
 
@@ -36,10 +32,13 @@ class BadGrammar(ValueError):
     """The grammar cannot be followed; the message says why."""
 
 
-def of_schema(schema: str) -> str:
-    """llguidance's form of a JSON schema (draft 2020-12); BadGrammar if it is no JSON object."""
+def of_schema(schema: str, blanks: str) -> str:
+    """llguidance's form of a JSON schema (draft 2020-12); BadGrammar if it is no JSON object.
+
+    `blanks`: a regular expression of what may stand between two parts of the text.
+    """
     try:
-        return LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": SPACE})
+        return LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": blanks})
     except ValueError as error:
         raise BadGrammar(str(error)) from None
 

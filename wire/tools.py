@@ -14,14 +14,12 @@ from dataclasses import dataclass
 import msgspec
 
 from wire.errors import ValidationError
-from wire.grammar import MOST_BYTES, Lark, check_literals
+from wire.grammar import BLANKS, MOST_BYTES, Lark, check_literals
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """What a tool may be called; nothing in it must be escaped, in any of the formats."""
 MOST_TOOLS = 128
 """As OpenAI has it."""
-SPACE = r"[\x20\x0A\x0D\x09]{1,20}"
-"""What may stand between two parts of the arguments."""
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -241,7 +239,7 @@ class _Writer:
 
     def _arguments(self) -> Iterator[str]:
         for index, tool in enumerate(self._tools):
-            schema = msgspec.json.decode(tool.parameters) | {"x-guidance": {"whitespace_pattern": SPACE}}
+            schema = msgspec.json.decode(tool.parameters) | {"x-guidance": {"whitespace_pattern": BLANKS}}
             yield f"arguments_{index}: %json {json.dumps(schema)}"
 
     def _parts(self, text: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
-from wire.grammar import Choice, Grammar, JsonObject, Lark, Regex, Schema
+from wire.grammar import BLANKS, Choice, Grammar, JsonObject, Lark, Regex, Schema
 from worker.scheduler import Refused
 from worker.sequence import Sequence
 from worker.trials import Trials
@@ -188,9 +188,9 @@ def source_of(grammar: Grammar) -> str:
 
     match grammar:
         case Schema():
-            return forms.of_schema(grammar.json)
+            return forms.of_schema(grammar.json, BLANKS)
         case JsonObject():
-            return forms.of_schema('{"type": "object"}')
+            return forms.of_schema('{"type": "object"}', BLANKS)
         case Regex():
             return forms.of_regex(grammar.pattern)
         case Choice():

@@ -13,12 +13,13 @@ import pytest
 from models import grammar
 from models.trial import MOST_MEMORY, MOST_SECONDS, TOO_MUCH
 from tests.support.processes import until
+from wire.grammar import BLANKS
 from worker.script import EOS, VOCAB_SIZE, write_tokenizer
 from worker.trials import Trials
 
 FINE = grammar.of_regex("[a-z]+")
 BROKEN = grammar.of_regex("(")
-ENDLESS = grammar.of_schema('{"type":"integer","multipleOf":99999989}')
+ENDLESS = grammar.of_schema('{"type":"integer","multipleOf":99999989}', BLANKS)
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_what_takes_too_much_is_given_up_in_time(trials: Trials) -> None:
 def test_it_tells_what_memory_one_takes(trials: Trials) -> None:
     small, large = (
         trials.of(source).memory
-        for source in (FINE, grammar.of_schema('{"type":"integer","multipleOf":99991}'))
+        for source in (FINE, grammar.of_schema('{"type":"integer","multipleOf":99991}', BLANKS))
     )
     assert 0 <= small < 10 << 20 < large < MOST_MEMORY
 
