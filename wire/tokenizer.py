@@ -85,15 +85,16 @@ class Tokenizer:
         return cls(backend, config)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`, with the special tokens that the model expects unless told not to."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        """Token ids of `text`, with the special tokens that the model expects unless told not to.
+
+        However long the text: other threads run meanwhile, which only the library's calls for batches let them.
+        """
+        (found,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = found.ids
         return ids
 
     def spans(self, text: str, add_special_tokens: bool = True) -> list[tuple[int, int, int]]:
-        """(id, start, stop) of each token, in characters of `text`; a special token that was added has 0 and 0.
-
-        However long the text: other threads run meanwhile, which only the library's call for batches lets them.
-        """
+        """(id, start, stop) of each token, in characters of `text`; a special token that was added has 0 and 0."""
         (found,) = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
         return [(id, start, stop) for id, (start, stop) in zip(found.ids, found.offsets, strict=True)]
 
