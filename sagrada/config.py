@@ -20,6 +20,9 @@ DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 DEVICES = ("auto", "cpu", "cuda", "hpu")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
+SECRETS = {"API_KEY": "gateway", "HF_TOKEN": "worker"}
+"""Whose each is: the other's processes are not told."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpConfig:
@@ -57,13 +60,14 @@ class UpConfig:
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         return f"http://{host}:{self.port}"
 
-    def environment(self, redis_url: str) -> dict[str, str]:
-        """A child's: this process's own, and over it every setting that was chosen."""
+    def environment(self, room: str, redis_url: str) -> dict[str, str]:
+        """That of a child, `gateway` or `worker`: this process's own, and over it every setting that was chosen."""
         chosen = {f.name: getattr(self, f.name) for f in fields(self)} | {"redis_url": redis_url}
         ours = ("workers", "data_dir", "logs", "sample")
         own = {name.upper(): str(v) for name, v in chosen.items() if v is not None and name not in ours}
         # Unbuffered: what a child said last must be in its log when it dies.
-        return {**room_environment(), **own, "PYTHONUNBUFFERED": "1"}
+        given = {**room_environment(), **own, "PYTHONUNBUFFERED": "1"}
+        return {name: value for name, value in given.items() if SECRETS.get(name, room) == room}
 
 
 def room_environment() -> dict[str, str]:

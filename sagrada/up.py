@@ -77,11 +77,12 @@ class Up:
         if not (url := config.redis_url):
             self._redis = _embedded(config, self._lock_fd)
             url = self._redis.url
-        env, logs = config.environment(url), _log_folder(config)
+        logs = _log_folder(config)
         names = ["gateway", *(f"worker-{n}" for n in range(1, config.workers + 1))]
         for name in names:
             room = name.partition("-")[0]
             log = _fresh(logs / f"{name}.log") if logs else None
+            env = config.environment(room, url)
             self._children.append(Child(name, [sys.executable, "-m", room], env, log))
             self._children[-1].start()
         say(f"  gateway  {config.url}\n  redis    {public(url)}\n  logs     {logs or 'here'}")

@@ -103,14 +103,19 @@ def test_a_child_gets_what_was_chosen_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUM_SHARD", "4")
+    monkeypatch.setenv("HF_TOKEN", "hf_of_a_person")
     monkeypatch.delenv("DTYPE", raising=False)
     config = UpConfig(
         host="0.0.0.0", port=81, model_id="demo", revision=None, device="cpu", dtype=None, workers=2, slots=8,
-        redis_url=None, data_dir=tmp_path, drain_timeout=3.0, lease_seconds=None,
+        redis_url=None, data_dir=tmp_path, drain_timeout=3.0, lease_seconds=None, api_key="of the gateway",
     )  # fmt: skip
-    env = config.environment("redis://127.0.0.1:1/0")
+    env = config.environment("worker", "redis://127.0.0.1:1/0")
     chosen = {"HOST": "0.0.0.0", "PORT": "81", "MODEL_ID": "demo", "DEVICE": "cpu", "SLOTS": "8"}
     chosen |= {"REDIS_URL": "redis://127.0.0.1:1/0", "DRAIN_TIMEOUT": "3.0", "NUM_SHARD": "4"}
     assert chosen.items() <= env.items()
     assert not {"DTYPE", "REVISION", "WORKERS", "LEASE_SECONDS"} & (env.keys() - os.environ.keys())
     assert config.url == "http://127.0.0.1:81"
+
+    gateways = config.environment("gateway", "redis://127.0.0.1:1/0")
+    assert (env.get("API_KEY"), env.get("HF_TOKEN")) == (None, "hf_of_a_person")
+    assert (gateways.get("API_KEY"), gateways.get("HF_TOKEN")) == ("of the gateway", None)
