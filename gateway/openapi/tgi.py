@@ -56,7 +56,8 @@ EITHER = Answer(
     {JSON: list[Generated], SSE: Either((StreamEvent, Body))},
     {**ID, **TIMES},
 )
-REFUSED = refusals(404, 424, *TAKES_A_BODY, *ALWAYS)
+REFUSALS = (404, 424, *TAKES_A_BODY, *ALWAYS)
+REFUSED = refusals(*REFUSALS)
 
 OPERATIONS = (
     Operation(
@@ -105,7 +106,7 @@ OPERATIONS = (
                 },
                 EITHER.headers,
             ),
-            **REFUSED,
+            **refusals(*REFUSALS, error=Either((Body, ErrorBody))),
         },
     ),
     Operation(

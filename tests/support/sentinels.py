@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from sagrada.embedded import EmbeddedServer, find_server, free_port
 from sagrada.process import spawn, stop
@@ -89,9 +89,14 @@ class Sentinels:
         return next(server for server in self.servers if server is not self.master)
 
     def fail_over(self) -> None:
-        """As an administrator does while the master lives."""
+        """As an administrator does while the master lives, again until the sentinel has heard enough of the replica."""
         with self._ask(self.ports[0]) as sentinel:
-            sentinel.execute_command("SENTINEL", "FAILOVER", NAME)
+            until(
+                lambda: sentinel.execute_command("SENTINEL", "FAILOVER", NAME),
+                30,
+                "a replica that the sentinel would promote",
+                despite=ResponseError,
+            )
 
     def promoted(self, server: EmbeddedServer, within: float = 60) -> None:
         """Wait until every sentinel names this server, and it is a master."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import httpx
@@ -48,8 +48,9 @@ def nothing_is_left(worker: FakeWorker) -> bool:
 
 
 def fuzz(url: str, worker: FakeWorker, operation: Operation, seed: int, rounds: int) -> None:
-    good = next(iter(operation.examples.values()))
-    for bad in islice(bodies(seed, good, MOST_BYTES), rounds):
+    """Of each of the route's examples in turn."""
+    damaged = [bodies(seed, good, MOST_BYTES) for good in operation.examples.values()]
+    for bad in islice(chain.from_iterable(zip(*damaged, strict=True)), rounds):
         answer = http.request(
             operation.method, url + operation.path, content=bad.body(), headers=bad.headers, timeout=30
         )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeAlias
 
 import hypothesis
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
@@ -33,30 +35,34 @@ CHECKS = [
 ]
 
 
-def settings(examples: int) -> hypothesis.settings:
-    """Seeded: the same requests every time."""
-    return hypothesis.settings(
-        max_examples=examples,
+Kind: TypeAlias = APIOperation[Any, Any, Any, Any]
+OPERATIONS = [found.ok() for found in SCHEMA.get_all_operations() if isinstance(found, Ok)]
+
+
+def ask(operation: Kind, url: str, requests: int) -> None:
+    """So many requests, the same ones every time."""
+
+    @hypothesis.settings(
+        max_examples=requests,
         deadline=None,
         derandomize=True,
         database=None,
-        phases=(Phase.explicit, Phase.generate),
+        phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
+    @hypothesis.given(case=operation.as_strategy())
+    def check(case: Any) -> None:
+        case.call_and_validate(base_url=url, checks=CHECKS, timeout=30)
+
+    check()
 
 
-def call(case: Any, url: str) -> None:
-    case.call_and_validate(base_url=url, checks=CHECKS, timeout=30)
+# By pytest's own marks: with those of schemathesis all operations have one id, and of such tests xdist runs one.
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
+class TestRequestsOfEveryKind:
+    def test_a_few(self, operation: Kind, gateway: GatewayProcess, brief: FakeWorker) -> None:
+        ask(operation, gateway.url, 3)
 
-
-@SCHEMA.parametrize()
-@settings(3)
-def test_a_few_requests_of_every_kind(case: Any, gateway: GatewayProcess, brief: FakeWorker) -> None:
-    call(case, gateway.url)
-
-
-@pytest.mark.full
-@SCHEMA.parametrize()
-@settings(100)
-def test_many_requests_of_every_kind(case: Any, gateway: GatewayProcess, brief: FakeWorker) -> None:
-    call(case, gateway.url)
+    @pytest.mark.full
+    def test_many(self, operation: Kind, gateway: GatewayProcess, brief: FakeWorker) -> None:
+        ask(operation, gateway.url, 100)
