@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 from transformers import PreTrainedTokenizerFast
@@ -57,8 +58,10 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
 ENDINGS: list[dict[str, bool]] = [
     {"add_generation_prompt": True},
     {"add_generation_prompt": False},
-    {"add_generation_prompt": False, "continue_final_message": True},
 ]
+if int(transformers.__version__.partition(".")[0]) >= 5:
+    # Before, it looked for the message's text in the prompt: wrong of one between blanks, or that was said twice.
+    ENDINGS.append({"add_generation_prompt": False, "continue_final_message": True})
 
 
 def theirs(template: str, messages: list[dict[str, Any]], **how: Any) -> str | None:
