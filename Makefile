@@ -32,9 +32,8 @@ REPORT      ?= docs/test-all.txt
 export OMP_WAIT_POLICY ?= PASSIVE
 
 # Most tests wait for processes most of their time: two at once take two thirds of the time of one after another. A file
-# stays together, for its tests share a fleet. In order of their names: the long ones, of the fleet, come first, and
-# the quick ones of single functions fill what is left at the end.
-PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
+# stays together, for its tests share a fleet.
+PARALLEL ?= -n 2 --dist loadfile
 
 .PHONY: help install up test test-all chaos images compose-check lint format bench clean
 .DEFAULT_GOAL := help

@@ -22,7 +22,7 @@ run() { # VENV PYTEST-ARGUMENTS...
   printf '$ pytest -n 2'
   printf ' %q' "${@:2}"
   echo
-  "$python" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15 "${@:2}" || failed=1
+  "$python" -m pytest -q -n 2 --dist loadfile --durations=15 "${@:2}" || failed=1
 }
 
 {
