@@ -85,10 +85,8 @@ class Group(ABC):
                 self._fail(end)
                 self._flush()
 
-    def _flush(self) -> None:  # noqa: B027 - nor to be sent at once
-        """What there is to say goes out."""
-
-    def beat(self) -> None:  # noqa: B027 - a whole answer has nothing to say in between
+    @abstractmethod
+    def beat(self) -> None:
         """The time of a heartbeat has passed."""
 
     def _take(self, member: Member, events: list[Event]) -> None:
@@ -118,6 +116,10 @@ class Group(ABC):
             self.gateway.hub.close(member)
 
     @abstractmethod
+    def _flush(self) -> None:
+        """What there is to say goes out."""
+
+    @abstractmethod
     def _token(self, place: int, token: Token) -> None:
         """A token of that job."""
 
@@ -135,7 +137,13 @@ class Group(ABC):
 
 
 class Gathered(Group):
-    """A client that waits for everything."""
+    """A client that waits for everything: nothing goes out before the end."""
+
+    def beat(self) -> None:
+        """There is nothing to say in between."""
+
+    def _flush(self) -> None:
+        pass
 
     def _token(self, place: int, token: Token) -> None:
         self.generations[place].tokens.append(token)

@@ -91,12 +91,17 @@ class Sentinels:
     def fail_over(self) -> None:
         """As an administrator does while the master lives, again until the sentinel has heard enough of the replica."""
         with self._ask(self.ports[0]) as sentinel:
-            until(
-                lambda: sentinel.execute_command("SENTINEL", "FAILOVER", NAME),
-                30,
-                "a replica that the sentinel would promote",
-                despite=ResponseError,
-            )
+
+            def begun() -> bool:
+                try:
+                    sentinel.execute_command("SENTINEL", "FAILOVER", NAME)
+                except ResponseError as error:
+                    if not str(error).startswith("NOGOODSLAVE"):
+                        raise
+                    return False
+                return True
+
+            until(begun, 30, "a replica that the sentinel would promote")
 
     def promoted(self, server: EmbeddedServer, within: float = 60) -> None:
         """Wait until every sentinel names this server, and it is a master."""
