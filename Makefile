@@ -31,9 +31,9 @@ REPORT      ?= docs/test-all.txt
 # torch's threads must not spin while they wait: tests share the processors with the fleets they start.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-# Most tests wait for processes most of their time: two at once take two thirds of the time of one after another. A file
-# stays together, for its tests share a fleet.
-PARALLEL ?= -n 2 --dist loadfile
+# Tests wait for processes much of their time: two cores are busy with three at once. A file stays together, for its
+# tests share a fleet; the files come in the order of their names, for xdist's own leaves the longest tests to the end.
+PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install up test test-all chaos images compose-check lint format bench clean
 .DEFAULT_GOAL := help

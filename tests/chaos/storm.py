@@ -32,7 +32,6 @@ from tests.support.processes import until
 from tests.support.proxy import Proxy
 from wire import keys
 
-WISHES = 80
 BEGINNINGS = (
     "Once upon a time",
     "One day, Lily went to",
@@ -75,7 +74,7 @@ class Outcome:
         return "\n".join(lines)
 
 
-def wishes(seed: int) -> list[Wish]:
+def wishes(seed: int, count: int) -> list[Wish]:
     """Short and long, greedy and sampled, of one choice and of several."""
     dice = random.Random(f"wishes {seed}")
     return [
@@ -85,12 +84,12 @@ def wishes(seed: int) -> list[Wish]:
             dice.choice([None, dice.randrange(2**32)]),
             dice.choice([1, 1, 1, 2, 4]),
         )
-        for _ in range(WISHES)
+        for _ in range(count)
     ]
 
 
-def undisturbed(fleet: Fleet, seed: int) -> Answers:
-    """The answer to each wish while all is calm."""
+def undisturbed(fleet: Fleet, seed: int, count: int) -> Answers:
+    """So many wishes, and the answer to each while all is calm."""
     found: dict[Wish, list[dict[str, Any]]] = {}
 
     def ask(wish: Wish) -> None:
@@ -99,13 +98,13 @@ def undisturbed(fleet: Fleet, seed: int) -> Answers:
         client.close()
 
     with ThreadPoolExecutor(16) as threads:
-        list(threads.map(ask, wishes(seed)))
+        list(threads.map(ask, wishes(seed, count)))
     return found
 
 
 def rage(fleet: Fleet, faults: Faults, outcome: Outcome, seconds: float, clients: int) -> None:
     """Clients and faults for so long, then clients alone until each has its answer."""
-    answers = undisturbed(fleet, outcome.seed)
+    answers = undisturbed(fleet, outcome.seed, 3 * clients)
     began = time.monotonic()
     over = threading.Event()
     lock = threading.Lock()

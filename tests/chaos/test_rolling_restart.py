@@ -134,7 +134,7 @@ def test_a_rolling_restart_loses_nothing_and_begins_no_job_again(
     env = {"DTYPE": "float64", "SLOTS": "16", "OMP_NUM_THREADS": "1"}
     with Fleet(server.url, tmp_path / "logs", model="demo", workers=2, gateways=2, env=env) as fleet:
         fleet.ready()
-        with load(fleet, undisturbed(fleet, seed=1)) as counts:
+        with load(fleet, undisturbed(fleet, seed=1, count=80)) as counts:
             for number in range(2):
                 restart_gateway(fleet, number)
             for index, worker in enumerate(list(fleet.workers)):

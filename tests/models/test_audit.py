@@ -108,9 +108,11 @@ LONG = EVERY_TIME | {("dense", "gather"), ("window", "flat")}
 @pytest.mark.parametrize(
     ("mechanism", "layout", "count"),
     [
-        pytest.param(*case, count, marks=() if count == 300 and case in EVERY_TIME else pytest.mark.full)
-        for case in product(MECHANISMS, LAYOUTS)
-        for count in ((300, 5000) if case in LONG else (300,))
+        *(pytest.param(*case, 150) for case in sorted(EVERY_TIME)),
+        *(
+            pytest.param(*case, 5000 if case in LONG else 300, marks=pytest.mark.full)
+            for case in product(MECHANISMS, LAYOUTS)
+        ),
     ],
 )
 def test_random_traffic_brings_nothing_new_and_one_wait_per_step(

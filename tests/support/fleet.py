@@ -90,21 +90,22 @@ class Fleet:
         return int(pid)
 
     def ready(self, workers: int | None = None) -> Self:
-        """Wait until the gateway serves and so many workers are serving."""
+        """Wait until so many workers are serving, and every gateway knows their models."""
         want = self.count if workers is None else workers
 
         def serving() -> bool:
             for process in [*self.workers, *self.gateways.values()]:
                 assert process.poll() is None, f"a process ended with {process.returncode}:\n{self.tail()}"
             try:
-                answers = [httpx.get(url + "/readyz", timeout=5).status_code for url in self.addresses]
+                answers = [httpx.get(url + "/readyz", timeout=5) for url in self.addresses]
             except httpx.HTTPError:
                 return False
-            if answers != [200] * len(answers):
+            if any(answer.status_code != 200 for answer in answers):
                 return False
             from wire.registry import Registry
 
-            return sum(w.state == "serving" for w in Registry(self.redis).list()) >= want
+            models = [w.model for w in Registry(self.redis).list() if w.state == "serving"]
+            return len(models) >= want and all({*models} <= {*answer.json()["models"]} for answer in answers)
 
         until(serving, START_TIMEOUT, f"{want} serving workers")
         self.engines.update(pid for w in self.workers for pid in children(w.pid))

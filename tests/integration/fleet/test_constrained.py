@@ -21,7 +21,7 @@ from wire.registry import Registry
 
 pytest.importorskip("torch", reason="the demo model runs on torch, which this environment lacks")
 
-JOBS, TOKENS = 24, 200
+JOBS, TOKENS = 18, 200
 SETTINGS = {"SLOTS": "8", "MAX_TOTAL_TOKENS": "256", "KV_BLOCKS": "30"}
 
 

@@ -102,30 +102,39 @@ def worker(redis_url: str) -> Iterator[FakeWorker]:
         yield fake
 
 
-def sees_worker(gateway: GatewayProcess) -> str:
-    """The gateway's URL, once it has heard of the worker: what it knew of the last test's may be a second old."""
-    until(lambda: http.get(gateway.url + "/readyz").status_code == 200, 30, "a serving worker")
+def sees_worker(gateway: GatewayProcess, worker: FakeWorker | None = None) -> str:
+    """The gateway's URL, once it has heard of a worker, and that this one's limits hold.
+
+    What it knows may be a second old: of the last test's worker, which is as good if it was like this one.
+    """
+
+    def sees() -> bool:
+        ready = http.get(gateway.url + "/readyz").status_code == 200
+        told = http.get(gateway.url + "/info").json() if ready and worker else {}
+        return ready and (worker is None or told.get("max_total_tokens") == worker.most)
+
+    until(sees, 30, "a serving worker")
     return gateway.url
 
 
 @pytest.fixture
 def url(gateway: GatewayProcess, worker: FakeWorker) -> str:
-    return sees_worker(gateway)
+    return sees_worker(gateway, worker)
 
 
 @pytest.fixture
 def brief(gateway: GatewayProcess, redis_url: str) -> Iterator[FakeWorker]:
     """A worker whose every answer is short, whatever it is asked for."""
     with FakeWorker(redis_url, step=0.0002, most=80) as fake:
-        sees_worker(gateway)
+        sees_worker(gateway, fake)
         yield fake
 
 
 @pytest.fixture
 def narrow_url(narrow: GatewayProcess, worker: FakeWorker) -> str:
-    return sees_worker(narrow)
+    return sees_worker(narrow, worker)
 
 
 @pytest.fixture
 def strict_url(strict: GatewayProcess, worker: FakeWorker) -> str:
-    return sees_worker(strict)
+    return sees_worker(strict, worker)
