@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -169,13 +170,14 @@ def kept_alive(gateway: GatewayProcess) -> HTTPConnection:
 
 def asked_late(connection: HTTPConnection, method: str, path: str, body: str | None = None) -> int | None:
     """The status of an answer that has come to its end; None: closed already, the client is to connect elsewhere."""
-    try:
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-    except (ConnectionError, HTTPException):
-        return None
-    assert response.read() and response.headers["Connection"] == "close"
-    return response.status
+    with closing(connection):
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+        except (ConnectionError, HTTPException):
+            return None
+        assert response.read() and response.headers["Connection"] == "close"
+        return response.status
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
