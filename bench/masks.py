@@ -74,6 +74,7 @@ def kinds() -> dict[str, str]:
         "any object": forms.of_schema('{"type":"object"}', BLANKS),
         "regex": forms.of_regex(r"[a-z0-9.]{1,30}@([a-z]{2,12}\.){1,3}(com|org|net)"),
         "tools": forms.of_lark(grammar_of(TOOLS, hermes, {}, required=True).text),
+        "any words": forms.of_regex(r"[\w ]{1,200}"),
     }
 
 
