@@ -98,7 +98,7 @@ class Detached:
         self._on_gone: Callable[[], None] = nobody
         self._poller, self._chunked = poller, chunked
         self._lock = threading.Lock()
-        self._unsent = bytearray()
+        self._unsent, self._most = bytearray(), MAX_UNSENT
         self._ended = self._closed = False
         self._sock = _take(sock)
         self.fd = self._sock.fileno()
@@ -122,7 +122,7 @@ class Detached:
         self._send(self._head(200, headers, "Transfer-Encoding: chunked\r\n" if self._chunked else ""))
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the body; a client that owes more than MAX_UNSENT is dropped."""
+        """Send a piece of the body; a client that owes more than MAX_UNSENT and the largest is dropped."""
         if not data:
             return  # as a chunk it would say that the body has ended
         self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
@@ -140,8 +140,9 @@ class Detached:
                 return
             waiting = bool(self._unsent)
             self._unsent += data
+            self._most = max(self._most, MAX_UNSENT + len(data))
             self._ended = last
-            alive = len(self._unsent) <= MAX_UNSENT if waiting else self._push()
+            alive = len(self._unsent) <= self._most if waiting else self._push()
             if alive and self._unsent and not waiting:
                 self._poller.want_write(self.fd, True)
             if last and self._unsent:

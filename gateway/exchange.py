@@ -10,7 +10,8 @@ from typing import Protocol
 from flask import Response
 
 MAX_UNSENT = 1 << 20
-"""Bytes a slow client may owe us before it is dropped; it resumes by Last-Event-ID."""
+"""Bytes a slow client may owe us besides the largest piece, which may be a whole log, before it is dropped; it resumes
+by Last-Event-ID."""
 
 Headers = Mapping[str, str]
 
@@ -46,7 +47,7 @@ class Blocking:
         self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._head: queue.SimpleQueue[Response] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._unsent = 0
+        self._unsent, self._most = 0, MAX_UNSENT
         self._ended = False
 
     def attend(self, on_gone: Callable[[], None]) -> None:
@@ -66,7 +67,8 @@ class Blocking:
         """Queue a piece; what a client owes is bounded here too."""
         with self._lock:
             self._unsent += len(data)
-            dropped = self._unsent > MAX_UNSENT
+            self._most = max(self._most, MAX_UNSENT + len(data))
+            dropped = self._unsent > self._most
         self._pieces.put(None if dropped else data)
 
     def end(self) -> None:
