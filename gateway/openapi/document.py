@@ -12,7 +12,6 @@ from gateway.auth import is_open
 from gateway.openapi.operation import SSE, Answer, Either, Operation, Parameter
 from gateway.openapi.sentences import sentences
 
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ABOUT = (
     "TGI's and OpenAI's APIs, and a job's own: submit, look, wait, stream, resume, cancel. "
     "Unknown fields of a request are ignored."
@@ -32,7 +31,6 @@ def build(operations: Sequence[Operation], version: str) -> dict[str, Any]:
         paths.setdefault(path, {})[operation.method] = _operation(operation, schemas)
     return {
         "openapi": "3.1.0",
-        "jsonSchemaDialect": DIALECT,
         "info": {
             "title": "Sagrada",
             "version": version,
