@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What deploy's files are checked with and pip does not bring: Prometheus with promtool, and the plugin `docker compose`.
-# From Debian's packages, unpacked into a folder: nothing is installed and no service started. It prints what to put
-# into the environment. What cannot be had is said, and the tests that ask for it say that they are skipped.
+# What deploy's files are checked with and pip does not bring: Prometheus with promtool, and Compose's plugin. From
+# Debian's packages, unpacked into a folder: nothing is installed and no service started. It prints what to put into
+# the environment. What cannot be had is said, and the tests that ask for it say that they are skipped.
 # Usage: eval "$(.ci/tools.sh FOLDER)"
 set -uo pipefail
 folder=$1
@@ -12,8 +12,8 @@ mkdir -p "$folder/apt/lists/partial" "$folder/apt/archives/partial" "$folder/roo
 apt() { # RELEASE WORD...
   local sources=$folder/apt/$1.sources
   sed -E "s/^Suites:.*/Suites: $1/" /etc/apt/sources.list.d/debian.sources | awk 'BEGIN { RS = "" } NR == 1' >"$sources"
-  apt-get -qq -o "Dir::Etc::sourcelist=$sources" -o Dir::Etc::sourceparts=/dev/null -o "Dir::Cache=$folder/apt" \
-    -o "Dir::State::Lists=$folder/apt/lists" -o APT::Sandbox::User=root "${@:2}"
+  timeout 90 apt-get -qq -o "Dir::Etc::sourcelist=$sources" -o Dir::Etc::sourceparts=/dev/null \
+    -o "Dir::Cache=$folder/apt" -o "Dir::State::Lists=$folder/apt/lists" -o APT::Sandbox::User=root "${@:2}"
 }
 
 unpacked() { # RELEASE PACKAGE
@@ -22,7 +22,7 @@ unpacked() { # RELEASE PACKAGE
 }
 
 {
-  command -v prometheus promtool || [ -x "$folder/root/usr/bin/prometheus" ] || unpacked bookworm prometheus
+  { command -v prometheus && command -v promtool; } || [ -x "$folder/root/usr/bin/prometheus" ] || unpacked bookworm prometheus
   docker compose version 2>/dev/null || [ -x "$plugins/docker-compose" ] || { unpacked trixie docker-compose &&
     cp "$folder/root/usr/libexec/docker/cli-plugins/docker-compose" "$plugins"; }
 } >/dev/null
