@@ -22,7 +22,8 @@ unpacked() { # RELEASE PACKAGE
 }
 
 {
-  { command -v prometheus && command -v promtool; } || [ -x "$folder/root/usr/bin/prometheus" ] || unpacked bookworm prometheus
+  { command -v prometheus && command -v promtool; } || [ -x "$folder/root/usr/bin/prometheus" ] ||
+    unpacked bookworm prometheus
   docker compose version 2>/dev/null || [ -x "$plugins/docker-compose" ] || { unpacked trixie docker-compose &&
     cp "$folder/root/usr/libexec/docker/cli-plugins/docker-compose" "$plugins"; }
 } >/dev/null
