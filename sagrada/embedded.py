@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.util
+import random
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ from sagrada.process import spawn, stop
 OLDEST = (7, 0)
 """The first Redis whose commands the scripts use; Valkey counts on from 7.2."""
 
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _FLAGS = ("--bind", "127.0.0.1", "--save", "", "--daemonize", "no", "--maxmemory-policy", "noeviction")
 # A stream that falls far behind is cut off and reads the log again; the default limit cuts at 8 MB for 60 s.
 _PUBSUB = ("--client-output-buffer-limit", "pubsub", "256mb", "64mb", "60")
@@ -59,10 +61,25 @@ def _version(server: Path) -> tuple[int, int]:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    """A TCP port of 127.0.0.1 that nobody listens on now, nor will by accident while its server is away.
+
+    Not one of those that the kernel gives to outgoing connections: a client that tries again and again to reach a
+    server that is gone is one day given the server's own port, is connected to itself, and keeps the server away.
+    """
+    ports = range(10_000, _first_outgoing())
+    for port in random.sample(ports, min(len(ports), 100)):
+        if port_is_free(port):
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _first_outgoing() -> int:
+    try:
+        return int(_OUTGOING.read_text().split()[0])
+    except (OSError, ValueError):
+        return 32_768  # Linux's default; others begin above it
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:

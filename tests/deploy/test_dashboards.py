@@ -76,7 +76,12 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 stderr=log,
             )
         try:
-            until(lambda: query(url, 'up{job="sagrada"} == 1'), 60, "a scrape", despite=httpx.HTTPError)
+            until(
+                lambda: query(url, 'up{job="sagrada"} == 1'),
+                60,
+                "a scrape",
+                despite=(httpx.HTTPError, ValueError),
+            )
             for _ in range(6):
                 work(fleet)
             until(lambda: query(url, "count_over_time(up[20s]) > 8"), 60, "enough scrapes")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
-from sagrada.embedded import EmbeddedServer, NoServer, find_server, port_is_free
+from sagrada.embedded import EmbeddedServer, NoServer, find_server, free_port, port_is_free
 
 
 def test_data_survives_a_stop_and_a_crash(tmp_path: Path) -> None:
@@ -47,6 +49,14 @@ def test_a_taken_port_is_told_with_the_servers_own_words(
     with pytest.raises(NoServer, match=rf"did not start on port {redis_server.port}.*in use"):
         second.start()
     assert not second.alive
+
+
+def test_no_client_is_given_the_port_of_a_server_that_is_away(redis_server: EmbeddedServer) -> None:
+    """As it may be where the kernel chooses: then it is connected to itself, and the server cannot come back."""
+    where = ("127.0.0.1", redis_server.port)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(where, 10)) for _ in range(500)]
+        assert max(free_port() for _ in range(500)) < min(client.getsockname()[1] for client in clients)
 
 
 def test_no_server_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
